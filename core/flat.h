@@ -1,0 +1,48 @@
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "core/parameter.h"
+
+namespace lockstep {
+
+/// Where every parameter lies in the flat arenas, and which pieces travel together. One layout serves weights, masters, moments and
+/// gradients. Offsets and sizes count elements; every bucket begins and ends at a multiple of 128 and of the ranks' slices.
+struct Layout {
+  struct Slot {
+    Parameter* parameter;
+    std::int64_t begin, size;
+    int bucket;  ///< -1: frozen or a buffer, placed behind the buckets, never travels as a gradient
+  };
+  struct Bucket {
+    std::int64_t begin, end;  ///< padding included
+  };
+  std::vector<Slot> slots;      ///< in the order of ParameterSet::all()
+  std::vector<Bucket> buckets;  ///< in the order in which they leave
+  std::int64_t trained = 0;     ///< elements in buckets
+  std::int64_t total = 0;       ///< elements with frozen parameters and buffers
+};
+
+/// The values of all parameters in flat arenas of one layout: weights in the compute type, masters in f32 (the same memory when the
+/// compute type is f32; buffers are f32 and live in masters only).
+struct Flat {
+  Layout layout;
+  Memory weight_memory, master_memory;
+  View weights, masters;
+};
+
+/// Allocates weights and masters, makes every parameter's tensor point into them and returns the flat arenas.
+using Allocate = std::function<Memory(std::size_t bytes)>;
+Flat place(ParameterSet&, Layout, const Allocate&);
+
+/// One bucket, no padding for ranks: for inference, where nothing travels.
+Layout simple_layout(const ParameterSet&);
+
+/// weights = masters rounded to the compute type (after loading a checkpoint or initial values).
+void refresh_weights(const Queue&, const Flat&);
+
+/// XXH3-128 in hex of the masters of all weights in name order, then of the buffers in name order: `weights_xxh3` of a run.
+std::string hash_parameters(const ParameterSet&);
+
+}  // namespace lockstep

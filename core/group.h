@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace lockstep {
+
+/// Some ranks that agree on things: small host-side messages, outside the training step's collectives. `parallel` implements it,
+/// `launch` hands it to `io`. All calls are collective, made by every rank in the same order, and wait.
+class Group {
+ public:
+  virtual ~Group() = default;
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+  /// Ranks on the same machine: which machine (0, 1, …), and this rank's place and their number on it.
+  virtual int node() const = 0;
+  virtual int node_rank() const = 0;
+  virtual int node_size() const = 0;
+
+  virtual void barrier() = 0;
+  /// Rank `root`'s bytes, on every rank.
+  virtual std::string broadcast(const std::string& bytes, int root = 0) = 0;
+  /// Every rank's bytes in rank order, on every rank.
+  virtual std::vector<std::string> gather(const std::string& bytes) = 0;
+  /// Sum over ranks, in rank order (the same to the bit on every rank).
+  virtual double sum(double value) = 0;
+  /// True on every rank when all ranks say true.
+  virtual bool all(bool value) = 0;
+};
+
+/// A group of one rank.
+std::unique_ptr<Group> solo_group();
+
+}  // namespace lockstep

@@ -1,0 +1,15 @@
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "kernels/base/check.h"
+
+namespace lockstep {
+
+/// Throws unless a CUDA runtime call succeeded.
+inline void check(cudaError_t status, Here at = Here::current()) {
+  if (status != cudaSuccess) [[unlikely]]
+    throw Error(std::string("CUDA: ") + cudaGetErrorString(status), Exit::internal, at);
+}
+
+}  // namespace lockstep

@@ -1,0 +1,24 @@
+#pragma once
+
+#include "kernels/base/queue.h"
+#include "kernels/base/view.h"
+
+namespace lockstep::kernels {
+
+struct CrossEntropyOptions {
+  std::int32_t ignore_index = -100;  ///< rows with this target give no loss and no gradient
+  float label_smoothing = 0;         ///< ε: the target is (1-ε) one-hot + ε/columns (Szegedy et al. 2016)
+};
+
+/// Softmax and cross-entropy in one pass over each row of `columns` logits.
+/// row_loss[r] (f32) = the row's loss, 0 when ignored; log_sum[r] (f32) = log sum exp, kept for backward.
+/// targets: i32, one a row. A target outside [0, columns) that is not ignore_index makes row_loss NaN.
+void cross_entropy(const Queue&, View row_loss, View log_sum, View logits, View targets, std::int64_t columns,
+                   CrossEntropyOptions);
+
+/// dlogits (+)= seed[0] * (softmax(logits) - target). Probabilities are never stored. seed: one f32. dlogits may be logits when
+/// overwriting.
+void cross_entropy_backward(const Queue&, View dlogits, View seed, View logits, View log_sum, View targets,
+                            std::int64_t columns, CrossEntropyOptions, Write);
+
+}  // namespace lockstep::kernels

@@ -1,0 +1,53 @@
+#pragma once
+
+#include "kernels/base/queue.h"
+#include "kernels/base/view.h"
+
+namespace lockstep::kernels {
+
+/// A run of elements of the flat arenas that share settings of the optimizer: part of one parameter group.
+struct Segment {
+  std::int64_t begin = 0, size = 0;
+  float rate_scale = 1;  ///< multiplies the step's rate
+  float decay = 0;       ///< weight decay
+};
+
+/// What changes from step to step, in memory of the queue's device so that a captured step reads fresh values: one f32 each.
+enum class Scalar : int { rate, gradient_scale, correction1, correction2, gradient_norm, count };
+
+struct SgdSettings {
+  float momentum = 0, dampening = 0;
+  bool nesterov = false;
+};
+
+/// The flat memory an update works on; all views have the layout of the parameters. `weights` is what the model computes with;
+/// `masters` the f32 originals (the same memory as weights when that is f32).
+struct FlatState {
+  View weights, masters, gradients;
+};
+
+/// One pass: g = gradient * gradient_scale + decay * w;  v = momentum * v + (1 - dampening) * g;  w -= rate * (nesterov ? g +
+/// momentum * v : v). As torch.optim.SGD, whose first step sets v = g: pass first = true then. velocity is absent without momentum.
+void sgd(const Queue&, FlatState, View velocity, const Segment* segments, int count, View scalars, SgdSettings, bool first);
+
+struct AdamWSettings {
+  float beta1 = 0.9f, beta2 = 0.999f, epsilon = 1e-8f;
+};
+
+/// One pass of AdamW (Loshchilov & Hutter 2019, as torch.optim.AdamW): w *= 1 - rate * decay; m, v updated from gradient *
+/// gradient_scale; w -= rate * (m / correction1) / (sqrt(v / correction2) + epsilon), correction_i = 1 - beta_i^t.
+void adamw(const Queue&, FlatState, View m, View v, const Segment* segments, int count, View scalars, AdamWSettings);
+
+/// Sums of squares in blocks of `norm_block` elements counted from each parameter's first element, so that neither bucket plan
+/// nor padding matters: parameter p gives ceil(size_p / norm_block) values of `partials` (f32), parameters in the order given.
+inline constexpr std::int64_t norm_block = 4096;
+struct Span {
+  std::int64_t begin = 0, size = 0;
+};
+void square_sums(const Queue&, View partials, View gradients, const Span* parameters, int count);
+
+/// scalars[gradient_norm] = sqrt(sum of partials, in order, in f64); scalars[gradient_scale] = min(1, limit / norm), or 1 when
+/// limit is 0. A norm that is not finite leaves scale 0, so that the update changes nothing but decay.
+void clip(const Queue&, View scalars, View partials, float limit);
+
+}  // namespace lockstep::kernels

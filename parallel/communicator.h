@@ -1,0 +1,64 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "core/group.h"
+#include "core/memory.h"
+#include "kernels/base/queue.h"
+#include "kernels/base/view.h"
+
+namespace lockstep::parallel {
+
+/// How an all_reduce adds.
+enum class Reduction : std::uint8_t {
+  fast,   ///< the transport's own order
+  exact,  ///< one binary tree over ranks, each node rounded to the data's type: the same bits for every rank count that holds
+          ///< whole subtrees of lanes
+};
+
+/// When a collective ran, in seconds of one clock, and how long this rank's own thread worked for it meanwhile.
+struct Timing {
+  double started = 0, finished = 0;
+  double worked = 0;
+};
+
+/// Collectives of one group of ranks on the memory of one kind of device, called by every rank in the same order.
+/// Calls return at once and start when the work already in `after` is done; join() makes `queue` wait for all of them. MPI makes no
+/// progress by itself: call progress() between other work. All reductions are sums. Sizes count elements.
+class Communicator {
+ public:
+  using Ticket = std::int64_t;  ///< numbers the collectives of a communicator from 0
+
+  virtual ~Communicator() = default;
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+  virtual const char* name() const = 0;  ///< "solo", "mpi", "nccl"
+
+  /// data = sum over ranks, in place. With exact, data.size must be a multiple of size().
+  virtual Ticket all_reduce(const Queue& after, View data, Reduction = Reduction::fast) = 0;
+  /// out = this rank's slice of the sum; in.size = out.size * size(). out may be that slice of in.
+  virtual Ticket reduce_scatter(const Queue& after, View out, View in) = 0;
+  /// out = everyone's `in` in rank order. in may be this rank's slice of out.
+  virtual Ticket all_gather(const Queue& after, View out, View in) = 0;
+  /// Slice r of `in` goes to rank r; slice r of `out` comes from it.
+  virtual Ticket all_to_all(const Queue& after, View out, View in) = 0;
+  virtual Ticket broadcast(const Queue& after, View data, int root) = 0;
+  virtual Ticket send(const Queue& after, View data, int to) = 0;
+  virtual Ticket receive(const Queue& after, View data, int from) = 0;
+
+  /// Moves pending collectives on. Cheap when there are none.
+  virtual void progress() = 0;
+  /// Makes work that is put into `queue` later wait for all collectives so far (on the CPU: returns when they are done).
+  virtual void join(const Queue& queue) = 0;
+  /// When a joined collective ran. Valid until the next reset_timings().
+  virtual Timing timing(Ticket) = 0;
+  virtual void reset_timings() = 0;
+
+  /// A communicator of the ranks with the same color, ordered by key.
+  virtual std::unique_ptr<Communicator> split(int color, int key) = 0;
+  /// Memory for buckets, called by all ranks with the same size: what lets it be a shared window or registered memory.
+  virtual Memory allocate(std::size_t bytes) = 0;
+};
+
+}  // namespace lockstep::parallel
