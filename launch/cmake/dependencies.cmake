@@ -3,7 +3,15 @@ find_package(PkgConfig REQUIRED)
 set(THREADS_PREFER_PTHREAD_FLAG ON)
 find_package(Threads REQUIRED)
 find_package(MPI REQUIRED COMPONENTS CXX)                 # libopenmpi-dev openmpi-bin
-find_package(dnnl REQUIRED)                               # libdnnl-dev
+# libdnnl-dev; its own CMake file wants OpenCL headers that it does not ship
+find_library(DNNL_LIBRARY dnnl REQUIRED)
+find_path(DNNL_INCLUDE_DIR dnnl.hpp REQUIRED)
+file(STRINGS ${DNNL_INCLUDE_DIR}/oneapi/dnnl/dnnl_version.h dnnl_numbers REGEX "DNNL_VERSION_(MAJOR|MINOR|PATCH) ")
+string(REGEX REPLACE "[^0-9;]" "" dnnl_VERSION "${dnnl_numbers}")
+string(REPLACE ";" "." dnnl_VERSION "${dnnl_VERSION}")
+add_library(lockstep_dnnl INTERFACE IMPORTED)
+target_include_directories(lockstep_dnnl INTERFACE ${DNNL_INCLUDE_DIR})
+target_link_libraries(lockstep_dnnl INTERFACE ${DNNL_LIBRARY})
 find_package(fmt REQUIRED)                                # libfmt-dev
 find_package(spdlog REQUIRED)                             # libspdlog-dev
 find_package(nlohmann_json REQUIRED)                      # nlohmann-json3-dev
@@ -45,7 +53,7 @@ if(NOT LOCKSTEP_CUDA STREQUAL "OFF")
   endif()
 endif()
 
-set(LOCKSTEP_KERNEL_LIBRARIES DNNL::dnnl)
+set(LOCKSTEP_KERNEL_LIBRARIES lockstep_dnnl)
 set(LOCKSTEP_CORE_LIBRARIES)
 set(LOCKSTEP_PARALLEL_LIBRARIES)
 if(LOCKSTEP_WITH_CUDA)
