@@ -2,10 +2,7 @@
 
 #include <cstddef>
 #include <functional>
-#include <map>
 #include <memory>
-#include <mutex>
-#include <vector>
 
 namespace lockstep {
 
@@ -26,22 +23,17 @@ class Arena {
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
-  /// At least `bytes` bytes, aligned to 256. Throws when the device has no more. The arena must outlive what it gave.
+  /// At least `bytes` bytes, aligned to 256. Throws when the device has no more.
   Memory allocate(std::size_t bytes);
 
-  std::size_t live_bytes() const { return live_; }
-  std::size_t peak_bytes() const { return peak_; }
-  std::size_t reserved_bytes() const { return reserved_; }
-  void reset_peak() { peak_ = live_; }
+  std::size_t live_bytes() const;      ///< handed out now
+  std::size_t peak_bytes() const;      ///< most that was handed out at once
+  std::size_t reserved_bytes() const;  ///< held from the system, in use or not
+  void reset_peak();
 
  private:
-  struct State;
-  void give_back(std::byte*, std::size_t);
-
-  Source source_;
-  std::map<std::size_t, std::vector<std::byte*>> free_;
-  std::size_t live_ = 0, peak_ = 0, reserved_ = 0;
-  std::mutex mutex_;  // loader threads give memory back too
+  struct Pool;
+  std::shared_ptr<Pool> pool_;  // shared with what was given: memory that outlives the arena is returned to the system
 };
 
 /// Host memory aligned to 256 bytes, zero-filled, not from an arena.

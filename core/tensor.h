@@ -51,6 +51,7 @@ class Tensor {
     bool wants_gradient = false;  ///< set on parameters and on what is computed from them
     bool has_gradient = false;
     int pending_uses = 0;
+    int contributions = 0;  ///< times into() was asked since the strategy began a lane: uses of a buffer
     Parameter* parameter = nullptr;
   };
   Body* operator->() const { return body_.get(); }

@@ -1,0 +1,22 @@
+#pragma once
+
+#include <string>
+
+#include "core/memory.h"
+#include "kernels/base/queue.h"
+
+// What core/device.cpp needs from CUDA: core/device_cuda.cpp, or core/no_cuda.cpp when there is none.
+namespace lockstep::cuda {
+
+/// GPUs visible to this process; 0 without a driver.
+int device_count();
+/// A GPU opened for this process: a stream of its own (never the default stream) with the libraries' handles.
+struct Opened {
+  std::string name;
+  Queue queue;
+  Arena::Source memory;
+};
+Opened open(int index);
+void close(Queue&) noexcept;
+
+}  // namespace lockstep::cuda

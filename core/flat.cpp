@@ -1,0 +1,69 @@
+#include "core/flat.h"
+
+#include <xxhash.h>
+
+#include <algorithm>
+#include <cstdio>
+
+#include "kernels/memory.h"
+
+namespace lockstep {
+
+Layout simple_layout(const ParameterSet& set) {
+  Layout layout;
+  for (auto& p : set.all()) {
+    std::int64_t size = p->value.size();
+    layout.slots.push_back({p.get(), layout.total, size, -1});
+    layout.total += (size + 127) / 128 * 128;
+  }
+  return layout;
+}
+
+Flat place(ParameterSet& set, Layout layout, const Allocate& allocate) {
+  const Queue& q = set.device().queue();
+  Flat flat;
+  flat.layout = std::move(layout);
+  std::int64_t total = std::max<std::int64_t>(flat.layout.total, 1);
+  flat.master_memory = allocate(std::size_t(total) * 4);
+  flat.masters = {flat.master_memory.get(), total, DType::f32};
+  if (set.dtype() == DType::f32) {
+    flat.weight_memory = flat.master_memory;
+    flat.weights = flat.masters;
+  } else {
+    flat.weight_memory = allocate(std::size_t(total) * size_of(set.dtype()));
+    flat.weights = {flat.weight_memory.get(), total, set.dtype()};
+    kernels::fill(q, flat.weights, 0);
+  }
+  kernels::fill(q, flat.masters, 0);  // padding stays zero for good
+  for (auto& slot : flat.layout.slots) {
+    auto& p = *slot.parameter;
+    p.master = flat.masters.slice(slot.begin, slot.size);
+    bool is_buffer = p.role == Parameter::Role::buffer;
+    p.value->value = is_buffer ? p.master : flat.weights.slice(slot.begin, slot.size);
+    p.value->memory = is_buffer ? flat.master_memory : flat.weight_memory;
+  }
+  return flat;
+}
+
+void refresh_weights(const Queue& q, const Flat& flat) {
+  if (flat.weights.data != flat.masters.data) kernels::cast(q, flat.weights, flat.masters);
+}
+
+std::string hash_parameters(const ParameterSet& set) {
+  std::vector<const Parameter*> order;
+  for (auto& p : set.all()) order.push_back(p.get());
+  std::ranges::sort(order, [](auto* a, auto* b) { return std::pair(a->role, a->name) < std::pair(b->role, b->name); });
+  XXH3_state_t* state = XXH3_createState();
+  XXH3_128bits_reset(state);
+  for (auto* p : order) {
+    auto values = download(set.device().queue(), p->master);
+    XXH3_128bits_update(state, values.data(), values.size() * sizeof(float));
+  }
+  auto hash = XXH3_128bits_digest(state);
+  XXH3_freeState(state);
+  char text[33];
+  std::snprintf(text, sizeof text, "%016llx%016llx", (unsigned long long)hash.high64, (unsigned long long)hash.low64);
+  return text;
+}
+
+}  // namespace lockstep

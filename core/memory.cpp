@@ -1,0 +1,97 @@
+#include "core/memory.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <vector>
+
+#include "kernels/base/check.h"
+
+namespace lockstep {
+
+struct Arena::Pool {
+  Source source;
+  std::mutex mutex;  // loader threads give memory back too
+  std::map<std::size_t, std::vector<std::byte*>> free;
+  std::size_t live = 0, peak = 0, reserved = 0;
+  bool closed = false;
+
+  void give_back(std::byte* data, std::size_t bytes) {
+    std::lock_guard lock(mutex);
+    live -= bytes;
+    if (closed)
+      source.release(data);
+    else
+      free[bytes].push_back(data);
+  }
+  void release_unused() {
+    for (auto& [bytes, blocks] : free)
+      for (auto* data : blocks) {
+        source.release(data);
+        reserved -= bytes;
+      }
+    free.clear();
+  }
+};
+
+namespace {
+
+/// Sizes are rounded so that shapes that differ a little share blocks: to 256 bytes below 64 KiB, above to an eighth of the power
+/// of two below them (at most 12.5 % lost).
+std::size_t rounded(std::size_t bytes) {
+  std::size_t grain = 256;
+  while (grain * 256 < bytes) grain *= 2;
+  if (grain > 256) grain *= 16;
+  return bytes == 0 ? 256 : (bytes + grain - 1) / grain * grain;
+}
+
+}  // namespace
+
+Arena::Arena(Source source) : pool_(std::make_shared<Pool>()) { pool_->source = std::move(source); }
+
+Arena::~Arena() {
+  std::lock_guard lock(pool_->mutex);
+  pool_->release_unused();
+  pool_->closed = true;
+}
+
+Memory Arena::allocate(std::size_t bytes) {
+  bytes = rounded(bytes);
+  std::byte* data = nullptr;
+  {
+    std::lock_guard lock(pool_->mutex);
+    auto& blocks = pool_->free[bytes];
+    if (!blocks.empty()) {
+      data = blocks.back();
+      blocks.pop_back();
+    } else {
+      data = pool_->source.allocate(bytes);
+      if (!data) {  // memory held for other sizes may be enough
+        pool_->release_unused();
+        data = pool_->source.allocate(bytes);
+      }
+      require(data != nullptr, "out of memory: {} MiB more were asked for, {} MiB are in use; use fewer rows_per_lane, more lanes, or recompute = true",
+              bytes >> 20, pool_->live >> 20);
+      pool_->reserved += bytes;
+    }
+    pool_->live += bytes;
+    pool_->peak = std::max(pool_->peak, pool_->live);
+  }
+  return Memory(data, [pool = pool_, bytes](std::byte* p) { pool->give_back(p, bytes); });
+}
+
+std::size_t Arena::live_bytes() const { return pool_->live; }
+std::size_t Arena::peak_bytes() const { return pool_->peak; }
+std::size_t Arena::reserved_bytes() const { return pool_->reserved; }
+void Arena::reset_peak() { pool_->peak = pool_->live; }
+
+Memory host_memory(std::size_t bytes) {
+  bytes = bytes == 0 ? 256 : (bytes + 255) / 256 * 256;
+  auto* data = static_cast<std::byte*>(std::aligned_alloc(256, bytes));
+  require(data != nullptr, "out of host memory: {} MiB more were asked for", bytes >> 20);
+  std::memset(data, 0, bytes);
+  return Memory(data, [](std::byte* p) { std::free(p); });
+}
+
+}  // namespace lockstep

@@ -1,0 +1,12 @@
+#include "core/device_cuda.h"
+#include "kernels/base/check.h"
+
+namespace lockstep::cuda {
+
+int device_count() { return 0; }
+Opened open(int) {
+  throw Error("device cuda was asked for, but this program was built without CUDA: build the preset \"cuda\"", Exit::usage);
+}
+void close(Queue&) noexcept {}
+
+}  // namespace lockstep::cuda

@@ -1,0 +1,95 @@
+#include "core/tape.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "core/parameter.h"
+#include "kernels/memory.h"
+
+namespace lockstep {
+
+RandomKey Tape::random(std::uint32_t site) const {
+  RandomKey key = options_.random;
+  key.site = site;
+  return key;
+}
+
+void Tape::record(std::vector<Tensor> outputs, std::vector<Tensor> inputs, Backward backward) {
+  if (!options_.recording || std::ranges::none_of(inputs, [](auto& x) { return x && x->wants_gradient; })) return;
+  std::erase_if(inputs, [](auto& x) { return !x || !x->wants_gradient; });
+  for (auto& y : outputs) y->wants_gradient = true;
+  for (auto& x : inputs) ++x->pending_uses;
+  nodes_.push_back({std::move(outputs), std::move(inputs), std::move(backward)});
+}
+
+Tensor Tape::record(Tensor output, std::vector<Tensor> inputs, Backward backward) {
+  record(std::vector<Tensor>{output}, std::move(inputs), std::move(backward));
+  return output;
+}
+
+Tape::Target Tape::into(const Tensor& x) {
+  if (!x || !x->wants_gradient) return {{}, Write::overwrite};
+  if (!x->gradient) {
+    x->gradient_memory = device_.arena().allocate(x.view().bytes());
+    x->gradient = {x->gradient_memory.get(), x.size(), x.dtype()};
+  }
+  ++x->contributions;
+  return {x->gradient, std::exchange(x->has_gradient, true) ? Write::accumulate : Write::overwrite};
+}
+
+void Tape::pass(const Tensor& x, const Tensor& y) {
+  if (!x || !x->wants_gradient || !y->has_gradient) return;
+  bool movable = !x->has_gradient && !x->gradient && y->gradient_memory && x.dtype() == y.dtype();
+  if (movable) {
+    x->gradient_memory = std::move(y->gradient_memory);
+    x->gradient = y->gradient;
+    x->has_gradient = true;
+    y->gradient = {};
+    y->has_gradient = false;
+  } else {
+    auto [view, write] = into(x);
+    if (write == Write::accumulate)
+      kernels::add(queue(), view, view, y->gradient);
+    else
+      kernels::cast(queue(), view, y->gradient);
+  }
+}
+
+void Tape::mark(std::function<void()> action) {
+  if (options_.recording) nodes_.push_back({{}, {}, [action = std::move(action)](Tape&) { action(); }});
+}
+
+void Tape::finish_input(const Tensor& x) {
+  if (--x->pending_uses > 0 || !x->parameter || !options_.sink) return;
+  options_.sink->ready(queue(), *x->parameter);
+}
+
+void Tape::backward(const Tensor& loss, float seed) {
+  require(options_.recording, "backward: this tape does not record");
+  if (auto target = into(loss)) {
+    require(loss.size() == 1, "backward: the loss has shape {}, not one element", to_text(loss.shape()));
+    kernels::fill(queue(), target.view, seed);
+  }
+  backward();
+}
+
+void Tape::backward() {
+  while (!nodes_.empty()) {
+    Node node = std::move(nodes_.back());
+    nodes_.pop_back();
+    bool reached = node.outputs.empty() || std::ranges::any_of(node.outputs, [](auto& y) { return y->has_gradient; });
+    if (reached) node.backward(*this);
+    node.backward = nullptr;  // frees what the op saved before its inputs are told
+    for (auto& y : node.outputs) {
+      if (y->parameter) continue;
+      y->gradient_memory.reset();
+      y->gradient = {};
+      y->has_gradient = false;
+    }
+    for (auto& x : node.inputs) finish_input(x);
+    if (options_.sink) options_.sink->progress(queue());
+  }
+  if (options_.sink) options_.sink->backward_ended(queue());
+}
+
+}  // namespace lockstep
