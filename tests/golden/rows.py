@@ -22,10 +22,6 @@ def unary(golden):
             golden.add_with_gradients(f"{name} {n}", op, {"x": normal(f"unary/{name}", n, deviation=2)}, op=name)
 
 
-def op:
-    return lambda x: op(x)
-
-
 def binary(golden):
     ops = {"add": torch.add, "subtract": torch.sub, "multiply": torch.mul, "divide": torch.div}
     for name, op in ops.items():

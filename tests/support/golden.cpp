@@ -42,7 +42,9 @@ const std::string& GoldenCase::text(const std::string& attribute) const {
   return found->second;
 }
 
-double GoldenCase::number(const std::string& attribute) const { return std::stod(text(attribute)); }
+double GoldenCase::number(const std::string& attribute) const {
+  return std::stod(text(attribute));
+}
 double GoldenCase::number(const std::string& attribute, double otherwise) const {
   return attributes.contains(attribute) ? number(attribute) : otherwise;
 }

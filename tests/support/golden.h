@@ -36,6 +36,8 @@ struct GoldenCase {
 std::vector<GoldenCase> read_golden(const std::string& name);
 
 /// The bound that results must keep against golden values, as relative norm.
-inline double golden_tolerance(DType d) { return d == DType::f32 ? 1e-5 : 1e-2; }
+inline double golden_tolerance(DType d) {
+  return d == DType::f32 ? 1e-5 : 1e-2;
+}
 
 }  // namespace lockstep::test
