@@ -28,6 +28,8 @@ Device::~Device() {
   if (kind_ == DeviceKind::cuda) cuda::close(queue_);
 }
 
-int Device::cuda_count() { return cuda::device_count(); }
+int Device::cuda_count() {
+  return cuda::device_count();
+}
 
 }  // namespace lockstep

@@ -7,8 +7,8 @@
 
 namespace lockstep {
 
-/// Where every parameter lies in the flat arenas, and which pieces travel together. One layout serves weights, masters, moments and
-/// gradients. Offsets and sizes count elements; every bucket begins and ends at a multiple of 128 and of the ranks' slices.
+/// Where every parameter lies in the flat arenas, and which pieces travel together. One layout serves weights, masters, moments
+/// and gradients. Offsets and sizes count elements; every bucket begins and ends at a multiple of 128 and of the ranks' slices.
 struct Layout {
   struct Slot {
     Parameter* parameter;
@@ -24,8 +24,8 @@ struct Layout {
   std::int64_t total = 0;       ///< elements with frozen parameters and buffers
 };
 
-/// The values of all parameters in flat arenas of one layout: weights in the compute type, masters in f32 (the same memory when the
-/// compute type is f32; buffers are f32 and live in masters only).
+/// The values of all parameters in flat arenas of one layout: weights in the compute type, masters in f32 (the same memory when
+/// the compute type is f32; buffers are f32 and live in masters only).
 struct Flat {
   Layout layout;
   Memory weight_memory, master_memory;

@@ -19,6 +19,8 @@ class SoloGroup final : public Group {
 
 }  // namespace
 
-std::unique_ptr<Group> solo_group() { return std::make_unique<SoloGroup>(); }
+std::unique_ptr<Group> solo_group() {
+  return std::make_unique<SoloGroup>();
+}
 
 }  // namespace lockstep

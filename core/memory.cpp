@@ -48,7 +48,9 @@ std::size_t rounded(std::size_t bytes) {
 
 }  // namespace
 
-Arena::Arena(Source source) : pool_(std::make_shared<Pool>()) { pool_->source = std::move(source); }
+Arena::Arena(Source source) : pool_(std::make_shared<Pool>()) {
+  pool_->source = std::move(source);
+}
 
 Arena::~Arena() {
   std::lock_guard lock(pool_->mutex);
@@ -71,7 +73,9 @@ Memory Arena::allocate(std::size_t bytes) {
         pool_->release_unused();
         data = pool_->source.allocate(bytes);
       }
-      require(data != nullptr, "out of memory: {} MiB more were asked for, {} MiB are in use; use fewer rows_per_lane, more lanes, or recompute = true",
+      require(data != nullptr,
+              "out of memory: {} MiB more were asked for, {} MiB are in use; use fewer rows_per_lane, more lanes, or recompute = "
+              "true",
               bytes >> 20, pool_->live >> 20);
       pool_->reserved += bytes;
     }
@@ -81,10 +85,18 @@ Memory Arena::allocate(std::size_t bytes) {
   return Memory(data, [pool = pool_, bytes](std::byte* p) { pool->give_back(p, bytes); });
 }
 
-std::size_t Arena::live_bytes() const { return pool_->live; }
-std::size_t Arena::peak_bytes() const { return pool_->peak; }
-std::size_t Arena::reserved_bytes() const { return pool_->reserved; }
-void Arena::reset_peak() { pool_->peak = pool_->live; }
+std::size_t Arena::live_bytes() const {
+  return pool_->live;
+}
+std::size_t Arena::peak_bytes() const {
+  return pool_->peak;
+}
+std::size_t Arena::reserved_bytes() const {
+  return pool_->reserved;
+}
+void Arena::reset_peak() {
+  pool_->peak = pool_->live;
+}
 
 Memory host_memory(std::size_t bytes) {
   bytes = bytes == 0 ? 256 : (bytes + 255) / 256 * 256;

@@ -9,8 +9,8 @@ namespace lockstep {
 /// Shared ownership of a piece of memory; the last owner gives it back to where it came from.
 using Memory = std::shared_ptr<std::byte>;
 
-/// A caching allocator in stream order: memory given back is handed out again at once, since later work runs after earlier work in
-/// the same queue. The same sequence of requests gets the same addresses, which a captured step relies on.
+/// A caching allocator in stream order: memory given back is handed out again at once, since later work runs after earlier work
+/// in the same queue. The same sequence of requests gets the same addresses, which a captured step relies on.
 class Arena {
  public:
   /// The two calls that get and return raw memory (aligned_alloc and free; cudaMalloc and cudaFree).

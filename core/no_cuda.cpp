@@ -3,7 +3,9 @@
 
 namespace lockstep::cuda {
 
-int device_count() { return 0; }
+int device_count() {
+  return 0;
+}
 Opened open(int) {
   throw Error("device cuda was asked for, but this program was built without CUDA: build the preset \"cuda\"", Exit::usage);
 }

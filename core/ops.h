@@ -18,18 +18,38 @@ namespace lockstep::ops {
 
 // ---- element by element (core/ops/elementwise.cpp)
 Tensor unary(Tape&, Unary, const Tensor& x);
-inline Tensor relu(Tape& t, const Tensor& x) { return unary(t, Unary::relu, x); }
-inline Tensor gelu(Tape& t, const Tensor& x) { return unary(t, Unary::gelu, x); }
-inline Tensor gelu_tanh(Tape& t, const Tensor& x) { return unary(t, Unary::gelu_tanh, x); }
-inline Tensor sigmoid(Tape& t, const Tensor& x) { return unary(t, Unary::sigmoid, x); }
-inline Tensor tanh(Tape& t, const Tensor& x) { return unary(t, Unary::tanh, x); }
-inline Tensor silu(Tape& t, const Tensor& x) { return unary(t, Unary::silu, x); }
+inline Tensor relu(Tape& t, const Tensor& x) {
+  return unary(t, Unary::relu, x);
+}
+inline Tensor gelu(Tape& t, const Tensor& x) {
+  return unary(t, Unary::gelu, x);
+}
+inline Tensor gelu_tanh(Tape& t, const Tensor& x) {
+  return unary(t, Unary::gelu_tanh, x);
+}
+inline Tensor sigmoid(Tape& t, const Tensor& x) {
+  return unary(t, Unary::sigmoid, x);
+}
+inline Tensor tanh(Tape& t, const Tensor& x) {
+  return unary(t, Unary::tanh, x);
+}
+inline Tensor silu(Tape& t, const Tensor& x) {
+  return unary(t, Unary::silu, x);
+}
 /// b has a's shape, or is a row: the last axes of a.
 Tensor binary(Tape&, kernels::Binary, const Tensor& a, const Tensor& b);
-inline Tensor add(Tape& t, const Tensor& a, const Tensor& b) { return binary(t, kernels::Binary::add, a, b); }
-inline Tensor subtract(Tape& t, const Tensor& a, const Tensor& b) { return binary(t, kernels::Binary::subtract, a, b); }
-inline Tensor multiply(Tape& t, const Tensor& a, const Tensor& b) { return binary(t, kernels::Binary::multiply, a, b); }
-inline Tensor divide(Tape& t, const Tensor& a, const Tensor& b) { return binary(t, kernels::Binary::divide, a, b); }
+inline Tensor add(Tape& t, const Tensor& a, const Tensor& b) {
+  return binary(t, kernels::Binary::add, a, b);
+}
+inline Tensor subtract(Tape& t, const Tensor& a, const Tensor& b) {
+  return binary(t, kernels::Binary::subtract, a, b);
+}
+inline Tensor multiply(Tape& t, const Tensor& a, const Tensor& b) {
+  return binary(t, kernels::Binary::multiply, a, b);
+}
+inline Tensor divide(Tape& t, const Tensor& a, const Tensor& b) {
+  return binary(t, kernels::Binary::divide, a, b);
+}
 Tensor scale(Tape&, const Tensor& x, float factor);
 Tensor cast(Tape&, const Tensor& x, DType);
 /// Zeroes elements with probability p while training and divides the rest by 1 - p. `site`: hash_name of the module's path.
@@ -77,8 +97,8 @@ struct Normed {
 /// sum = x + residual and y = norm(sum) in one pass.
 Normed add_norm(Tape&, kernels::Norm, const Tensor& x, const Tensor& residual, const Tensor& w, const Tensor& b,
                 float epsilon = 1e-5f);
-/// x (…, channels). While training the batch's own statistics are used and given to the running averages (f32 buffers); in evaluate
-/// mode the running averages are used. relu: fused.
+/// x (…, channels). While training the batch's own statistics are used and given to the running averages (f32 buffers); in
+/// evaluate mode the running averages are used. relu: fused.
 Tensor batch_norm(Tape&, const Tensor& x, const Tensor& w, const Tensor& b, const Tensor& running_mean,
                   const Tensor& running_variance, bool relu, float epsilon = 1e-5f);
 
@@ -88,10 +108,11 @@ Tensor pool(Tape&, kernels::Pooling, const Tensor& x, std::int64_t window, std::
 Tensor global_average_pool(Tape&, const Tensor& x);
 
 // ---- tokens and losses (core/ops/loss.cpp)
-/// table (rows, width), tokens (batch, length) i32 -> (batch, length, width); plus positions (length or more, width) when present.
+/// table (rows, width), tokens (batch, length) i32 -> (batch, length, width); plus positions (length or more, width) when
+/// present.
 Tensor embedding(Tape&, const Tensor& tokens, const Tensor& table, const Tensor& positions = {});
-/// Sum over rows of the cross-entropy of logits (…, classes) against targets (i32): (1), f32. Divide by the step's global weight with
-/// the seed of Tape::backward, never by a lane's own count.
+/// Sum over rows of the cross-entropy of logits (…, classes) against targets (i32): (1), f32. Divide by the step's global weight
+/// with the seed of Tape::backward, never by a lane's own count.
 Tensor cross_entropy(Tape&, const Tensor& logits, const Tensor& targets, kernels::CrossEntropyOptions = {});
 /// Sum over elements of (x - target)²: (1), f32.
 Tensor squared_error(Tape&, const Tensor& x, const Tensor& target);
@@ -100,8 +121,8 @@ Tensor binary_cross_entropy(Tape&, const Tensor& logits, const Tensor& targets);
 /// Rows whose largest logit is the target: a host number; waits.
 std::int64_t count_correct(Tape&, const Tensor& logits, const Tensor& targets);
 
-/// Runs `block` without keeping what it computes inside, and once more during backward: memory for time (Chen et al. 2016). Random
-/// numbers repeat. `parameters` are those that the block uses, declared so that they are not called ready too soon.
+/// Runs `block` without keeping what it computes inside, and once more during backward: memory for time (Chen et al. 2016).
+/// Random numbers repeat. `parameters` are those that the block uses, declared so that they are not called ready too soon.
 Tensor recompute(Tape&, const Tensor& x, const std::vector<Tensor>& parameters,
                  std::function<Tensor(Tape&, const Tensor&)> block);
 

@@ -13,7 +13,9 @@ Initial Initial::kaiming_uniform(std::int64_t fan_in, float gain) {
   float bound = std::sqrt(3.f) * gain / std::sqrt(float(fan_in));
   return uniform(-bound, bound);
 }
-Initial Initial::kaiming_normal(std::int64_t fan_out) { return normal(0, std::sqrt(2.f / float(fan_out))); }
+Initial Initial::kaiming_normal(std::int64_t fan_out) {
+  return normal(0, std::sqrt(2.f / float(fan_out)));
+}
 
 namespace {
 
@@ -65,7 +67,8 @@ Parameter& ParameterSet::find(const std::string& name) const {
     if (p->name == name) return *p;
     if (auto d = distance(name, p->name); d < best) best = d, nearest = p.get();
   }
-  throw Error("there is no parameter \"" + name + "\"" + (nearest ? "; did you mean \"" + nearest->name + "\"?" : ""), Exit::usage);
+  throw Error("there is no parameter \"" + name + "\"" + (nearest ? "; did you mean \"" + nearest->name + "\"?" : ""),
+              Exit::usage);
 }
 
 std::int64_t ParameterSet::count_elements() const {

@@ -26,8 +26,8 @@ struct Initial {
 struct Parameter {
   enum class Role : std::uint8_t { weight, buffer };
   std::string name;
-  Tensor value;   ///< what the model computes with; its memory is set by the strategy
-  View master;    ///< the f32 original (the same memory as value when that is f32)
+  Tensor value;  ///< what the model computes with; its memory is set by the strategy
+  View master;   ///< the f32 original (the same memory as value when that is f32)
   Initial initial;
   Role role = Role::weight;
   bool trainable = true;  ///< false before the strategy is made: frozen, owns no gradient memory

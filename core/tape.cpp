@@ -8,6 +8,13 @@
 
 namespace lockstep {
 
+Tape Tape::nested(bool recording) const {
+  Options options = options_;
+  options.recording = recording;
+  options.nested = true;
+  return Tape(device_, options);
+}
+
 RandomKey Tape::random(std::uint32_t site) const {
   RandomKey key = options_.random;
   key.site = site;
@@ -29,30 +36,40 @@ Tensor Tape::record(Tensor output, std::vector<Tensor> inputs, Backward backward
 
 Tape::Target Tape::into(const Tensor& x) {
   if (!x || !x->wants_gradient) return {{}, Write::overwrite};
+  ++x->contributions;
   if (!x->gradient) {
     x->gradient_memory = device_.arena().allocate(x.view().bytes());
     x->gradient = {x->gradient_memory.get(), x.size(), x.dtype()};
   }
-  ++x->contributions;
-  return {x->gradient, std::exchange(x->has_gradient, true) ? Write::accumulate : Write::overwrite};
+  if (!std::exchange(x->has_gradient, true)) return {x->gradient, Write::overwrite};
+  return {exclusive_gradient(x), Write::accumulate};
+}
+
+View Tape::exclusive_gradient(const Tensor& y) {
+  if (y->gradient_memory.use_count() > 1) {
+    Memory own = device_.arena().allocate(y->gradient.bytes());
+    View copy{own.get(), y->gradient.size, y->gradient.dtype};
+    kernels::copy(queue(), copy, y->gradient);
+    y->gradient_memory = std::move(own);
+    y->gradient = copy;
+  }
+  return y->gradient;
 }
 
 void Tape::pass(const Tensor& x, const Tensor& y) {
   if (!x || !x->wants_gradient || !y->has_gradient) return;
-  bool movable = !x->has_gradient && !x->gradient && y->gradient_memory && x.dtype() == y.dtype();
-  if (movable) {
-    x->gradient_memory = std::move(y->gradient_memory);
+  if (!x->gradient && y->gradient_memory && x.dtype() == y->gradient.dtype) {
+    ++x->contributions;
+    x->gradient_memory = y->gradient_memory;
     x->gradient = y->gradient;
     x->has_gradient = true;
-    y->gradient = {};
-    y->has_gradient = false;
-  } else {
-    auto [view, write] = into(x);
-    if (write == Write::accumulate)
-      kernels::add(queue(), view, view, y->gradient);
-    else
-      kernels::cast(queue(), view, y->gradient);
+    return;
   }
+  auto [view, write] = into(x);
+  if (write == Write::accumulate)
+    kernels::add(queue(), view, view, y->gradient);
+  else
+    kernels::cast(queue(), view, y->gradient);
 }
 
 void Tape::mark(std::function<void()> action) {
@@ -89,7 +106,7 @@ void Tape::backward() {
     for (auto& x : node.inputs) finish_input(x);
     if (options_.sink) options_.sink->progress(queue());
   }
-  if (options_.sink) options_.sink->backward_ended(queue());
+  if (options_.sink && !options_.nested) options_.sink->backward_ended(queue());
 }
 
 }  // namespace lockstep

@@ -29,9 +29,10 @@ class Tape {
  public:
   struct Options {
     Mode mode = Mode::train;
-    bool recording = true;          ///< false: inference, nothing is kept for backward
-    RandomKey random = {};          ///< seed, step and lane; layers add their site
+    bool recording = true;  ///< false: inference, nothing is kept for backward
+    RandomKey random = {};  ///< seed, step and lane; layers add their site
     GradientSink* sink = nullptr;
+    bool nested = false;  ///< plays inside another tape's backward: its end is not the end of a pass
   };
   Tape(Device& device, Options options) : device_(device), options_(options) {}
   explicit Tape(Device& device) : Tape(device, Options{}) {}
@@ -46,8 +47,8 @@ class Tape {
   /// A new tensor for an op's result.
   Tensor make(Shape shape, DType dtype) { return Tensor(device_, std::move(shape), dtype); }
 
-  /// Remembers how `outputs` came from `inputs`. `backward` runs only if a gradient reached an output; it asks gradient(y) for what
-  /// arrived and into(x) for where to write. Nothing is kept when no input wants a gradient or the tape does not record.
+  /// Remembers how `outputs` came from `inputs`. `backward` runs only if a gradient reached an output; it asks gradient(y) for
+  /// what arrived and into(x) for where to write. Nothing is kept when no input wants a gradient or the tape does not record.
   using Backward = std::function<void(Tape&)>;
   void record(std::vector<Tensor> outputs, std::vector<Tensor> inputs, Backward backward);
   Tensor record(Tensor output, std::vector<Tensor> inputs, Backward backward);
@@ -61,15 +62,19 @@ class Tape {
   };
   /// Where an op's backward writes x's gradient, and whether it must add. An absent view: x wants none.
   Target into(const Tensor& x);
-  /// Hands y's gradient on to x unchanged: moved without a copy when x has none yet and the sizes and types agree, else added.
-  /// y's gradient is gone afterwards.
+  /// Hands y's gradient on to x unchanged: shared without a copy when x has none yet and the types agree, else added. A shared
+  /// gradient is copied only if somebody adds to it while another still reads it.
   void pass(const Tensor& x, const Tensor& y);
+  /// y's gradient as memory that the caller may overwrite.
+  View exclusive_gradient(const Tensor& y);
 
+  /// A tape for a piece of this one's work: same mode, random numbers and sink (ops::recompute).
+  Tape nested(bool recording) const;
   /// Runs `action` when backward passes this point of the recording.
   void mark(std::function<void()> action);
 
-  /// Computes gradients of `loss` (one f32), seeded with `seed`: 1 / the step's global weight, so that sums over lanes and ranks are
-  /// means. The tape is empty afterwards; what it saved is freed on the way.
+  /// Computes gradients of `loss` (one f32), seeded with `seed`: 1 / the step's global weight, so that sums over lanes and ranks
+  /// are means. The tape is empty afterwards; what it saved is freed on the way.
   void backward(const Tensor& loss, float seed = 1);
   /// As backward, from several outputs whose gradients have been written through into().
   void backward();

@@ -66,6 +66,8 @@ void upload(const Queue&, const Tensor& to, const std::vector<float>& from);
 void upload(const Queue&, const Tensor& to, const std::vector<std::int32_t>& from);
 /// Values as f32, whatever the dtype.
 std::vector<float> download(const Queue&, const View& from);
-inline std::vector<float> download(const Queue& q, const Tensor& from) { return download(q, from.view()); }
+inline std::vector<float> download(const Queue& q, const Tensor& from) {
+  return download(q, from.view());
+}
 
 }  // namespace lockstep
