@@ -1,5 +1,7 @@
 #pragma once
 
+// Private to CUDA files.
+
 #include <cuda_runtime.h>
 
 #include "kernels/base/check.h"

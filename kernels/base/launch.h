@@ -1,6 +1,6 @@
 #pragma once
 
-// The two loops that every shared kernel is made of. Included by kernels/*.cu only.
+// Private to kernels/*.cu: the two loops that every shared kernel is made of.
 //
 //   for_each(queue, n, body)           body(i)            element-wise; the compiler vectorises over i
 //   for_each_row(queue, rows, body)    body(team, row)    one team of threads works on one row

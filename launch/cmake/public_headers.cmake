@@ -1,0 +1,15 @@
+# Headers that users may include, relative to the top folder. A header whose first comment begins "// Private to" is not one of
+# them: it may include a vendor's header, public headers may not include it, and it is not installed (tests/check_layers.sh).
+function(lockstep_public_headers out)
+  set(public)
+  foreach(folder kernels core parallel io launch)
+    file(GLOB_RECURSE headers CONFIGURE_DEPENDS RELATIVE ${PROJECT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/${folder}/*.h)
+    foreach(header IN LISTS headers)
+      file(STRINGS ${PROJECT_SOURCE_DIR}/${header} private REGEX "^// Private to " LIMIT_COUNT 1)
+      if(NOT private)
+        list(APPEND public ${header})
+      endif()
+    endforeach()
+  endforeach()
+  set(${out} ${public} PARENT_SCOPE)
+endfunction()
