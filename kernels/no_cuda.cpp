@@ -2,6 +2,7 @@
 
 #include "kernels/base/check.h"
 #include "kernels/libraries.h"
+#include "kernels/vendor.h"
 
 namespace lockstep {
 namespace {
@@ -13,5 +14,26 @@ namespace {
 std::shared_ptr<CudaLibraries> make_cuda_libraries(CUstream_st*) {
   absent();
 }
+
+namespace kernels::cuda {
+void matmul(const Queue&, View, View, View, std::int64_t, std::int64_t, std::int64_t, const MatmulOptions&) {
+  absent();
+}
+void convolution(const Queue&, const ConvolutionShape&, View, View, View, View) {
+  absent();
+}
+void convolution_backward_data(const Queue&, const ConvolutionShape&, View, View, View, Write) {
+  absent();
+}
+void convolution_backward_weights(const Queue&, const ConvolutionShape&, View, View, View, Write) {
+  absent();
+}
+void attention(const Queue&, const AttentionShape&, View, View, View, RandomKey) {
+  absent();
+}
+void attention_backward(const Queue&, const AttentionShape&, View, View, View, View, View, RandomKey, View) {
+  absent();
+}
+}  // namespace kernels::cuda
 
 }  // namespace lockstep

@@ -2,10 +2,22 @@
 
 #include <omp.h>
 
+#include "kernels/memory.h"
+
 namespace lockstep {
 
 std::shared_ptr<CpuLibraries> make_cpu_libraries() {
   return std::make_shared<CpuLibraries>();
+}
+
+CpuLibraries::CpuLibraries() {
+  onednn::Desc square({16, 16}, dnnl::memory::data_type::bf16, dnnl::memory::format_tag::ab);
+  try {
+    onednn::matmul(engine, square, square, nullptr, square, {});
+    bf16_products = true;
+  } catch (const dnnl::error&) {
+    bf16_products = false;
+  }
 }
 
 int CpuLibraries::threads() {
@@ -21,4 +33,119 @@ std::size_t CpuLibraries::Hash::operator()(const Slot& slot) const {
   return h;
 }
 
+CpuPlan::Argument& CpuPlan::add(int id, const dnnl::memory::desc& ours, const dnnl::memory::desc& theirs) {
+  Argument& a = arguments_.emplace_back();
+  a.ours = dnnl::memory(ours, engine_, nullptr);
+  a.theirs = ours == theirs ? a.ours : dnnl::memory(theirs, engine_);
+  handles_[id] = a.theirs;
+  return a;
+}
+
+CpuPlan& CpuPlan::reads(int id, const dnnl::memory::desc& ours, const dnnl::memory::desc& theirs) {
+  Argument& a = add(id, ours, theirs);
+  if (ours != theirs) a.before = dnnl::reorder(a.ours, a.theirs);
+  return *this;
+}
+
+CpuPlan& CpuPlan::writes(int id, const dnnl::memory::desc& ours, const dnnl::memory::desc& theirs, bool accumulate) {
+  Argument& a = add(id, ours, theirs);
+  dnnl::primitive_attr attributes;
+  if (accumulate) {
+    dnnl::post_ops sum;
+    sum.append_sum(1.f);
+    attributes.set_post_ops(sum);
+  }
+  if (ours != theirs) a.after = dnnl::reorder(a.theirs, a.ours, attributes);
+  return *this;
+}
+
+void CpuPlan::run(dnnl::stream& stream, std::initializer_list<void*> data) {
+  require(data.size() == arguments_.size(), "CpuPlan::run: {} arguments, not {}", data.size(), arguments_.size());
+  auto next = data.begin();
+  for (Argument& a : arguments_) {
+    a.ours.set_data_handle(*next++);
+    if (a.before) a.before.execute(stream, a.ours, a.theirs);
+  }
+  primitive_.execute(stream, handles_);
+  for (Argument& a : arguments_)
+    if (a.after) a.after.execute(stream, a.theirs, a.ours);
+  stream.wait();
+}
+
+FloatCopy::FloatCopy(const Queue& q, View original, bool read)
+    : queue_(q), original_(original), values_(std::size_t(original.size)) {
+  if (read && original) kernels::cast(q, view(), original);
+}
+void FloatCopy::write_back() {
+  if (original_) kernels::cast(queue_, original_, view());
+}
+
+namespace onednn {
+
+dnnl::memory::data_type type_of(DType d) {
+  return d == DType::bf16 ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32;
+}
+
+namespace {
+constexpr auto direct = dnnl::algorithm::convolution_direct;
+constexpr auto training = dnnl::prop_kind::forward_training;
+}  // namespace
+
+#if DNNL_VERSION_MAJOR < 3
+
+void append_eltwise(dnnl::post_ops& ops, dnnl::algorithm a, float alpha) {
+  ops.append_eltwise(1.f, a, alpha, 0.f);
+}
+
+dnnl::matmul::primitive_desc matmul(const dnnl::engine& e, const Desc& a, const Desc& b, const Desc* bias, const Desc& y,
+                                    const dnnl::primitive_attr& attributes) {
+  return {bias ? dnnl::matmul::desc(a, b, *bias, y) : dnnl::matmul::desc(a, b, y), attributes, e};
+}
+
+dnnl::convolution_forward::primitive_desc convolution(const dnnl::engine& e, const ConvolutionDescs& d, const Desc* bias) {
+  using Op = dnnl::convolution_forward;
+  return {bias ? Op::desc(training, direct, d.x, d.w, *bias, d.y, d.strides, d.dilations, d.padding, d.padding)
+               : Op::desc(training, direct, d.x, d.w, d.y, d.strides, d.dilations, d.padding, d.padding),
+          e};
+}
+
+dnnl::convolution_backward_data::primitive_desc convolution_backward_data(const dnnl::engine& e, const ConvolutionDescs& d) {
+  return {{direct, d.x, d.w, d.y, d.strides, d.dilations, d.padding, d.padding}, e, convolution(e, d, nullptr)};
+}
+
+dnnl::convolution_backward_weights::primitive_desc convolution_backward_weights(const dnnl::engine& e, const ConvolutionDescs& d,
+                                                                                const Desc& dw) {
+  return {{direct, d.x, dw, d.y, d.strides, d.dilations, d.padding, d.padding}, e, convolution(e, d, nullptr)};
+}
+
+#else
+
+void append_eltwise(dnnl::post_ops& ops, dnnl::algorithm a, float alpha) {
+  ops.append_eltwise(a, alpha, 0.f);
+}
+
+dnnl::matmul::primitive_desc matmul(const dnnl::engine& e, const Desc& a, const Desc& b, const Desc* bias, const Desc& y,
+                                    const dnnl::primitive_attr& attributes) {
+  return bias ? dnnl::matmul::primitive_desc(e, a, b, *bias, y, attributes)
+              : dnnl::matmul::primitive_desc(e, a, b, y, attributes);
+}
+
+dnnl::convolution_forward::primitive_desc convolution(const dnnl::engine& e, const ConvolutionDescs& d, const Desc* bias) {
+  using Plan = dnnl::convolution_forward::primitive_desc;
+  return bias ? Plan(e, training, direct, d.x, d.w, *bias, d.y, d.strides, d.dilations, d.padding, d.padding)
+              : Plan(e, training, direct, d.x, d.w, d.y, d.strides, d.dilations, d.padding, d.padding);
+}
+
+dnnl::convolution_backward_data::primitive_desc convolution_backward_data(const dnnl::engine& e, const ConvolutionDescs& d) {
+  return {e, direct, d.x, d.w, d.y, d.strides, d.dilations, d.padding, d.padding, convolution(e, d, nullptr)};
+}
+
+dnnl::convolution_backward_weights::primitive_desc convolution_backward_weights(const dnnl::engine& e, const ConvolutionDescs& d,
+                                                                                const Desc& dw) {
+  return {e, direct, d.x, dw, d.y, d.strides, d.dilations, d.padding, d.padding, convolution(e, d, nullptr)};
+}
+
+#endif
+
+}  // namespace onednn
 }  // namespace lockstep

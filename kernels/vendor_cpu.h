@@ -1,30 +1,56 @@
 #pragma once
 
-// Private to kernels/*_cpu.cpp: the only files that see oneDNN.
+// Private to kernels/*_cpu.cpp, the only files that see oneDNN. What oneDNN 2 and 3 spell differently is in vendor_cpu.cpp.
 
 #include <array>
 #include <dnnl.hpp>
 #include <unordered_map>
+#include <vector>
 
+#include "kernels/base/view.h"
 #include "kernels/libraries.h"
 
 namespace lockstep {
 
-/// What a cached primitive depends on: an operation and its sizes, types and options, unused entries 0. The number of threads is
-/// added by the cache, because oneDNN divides work when a primitive is made.
+/// What a cached primitive depends on: an operation and its sizes, types and options; unused entries are 0. The cache adds the
+/// number of threads, because oneDNN divides work when a primitive is made.
 using PlanKey = std::array<std::int64_t, 20>;
 
-/// A oneDNN primitive ready to run, with the memory objects of its arguments (their data is set before each run).
-struct CpuPlan {
-  dnnl::primitive primitive;
-  std::unordered_map<int, dnnl::memory> arguments;
+/// A oneDNN primitive with the memory objects of its arguments, ready to run. An argument that the primitive wants in another
+/// layout than ours has memory of its own (`inner`), and reorders between the two.
+class CpuPlan {
+ public:
+  CpuPlan(const dnnl::engine& engine, dnnl::primitive primitive) : engine_(engine), primitive_(std::move(primitive)) {}
+
+  /// The next argument is read: `ours` is its layout in our memory, `theirs` the one that the primitive wants.
+  CpuPlan& reads(int id, const dnnl::memory::desc& ours, const dnnl::memory::desc& theirs);
+  /// The next argument is written, or added to when `accumulate` and the layouts differ (the reorder adds; when they agree the
+  /// primitive itself must).
+  CpuPlan& writes(int id, const dnnl::memory::desc& ours, const dnnl::memory::desc& theirs, bool accumulate = false);
+
+  /// Runs on the data given, in the order of the arguments; done on return.
+  void run(dnnl::stream& stream, std::initializer_list<void*> data);
+
+ private:
+  struct Argument {
+    dnnl::memory ours, theirs;
+    dnnl::reorder before, after;
+  };
+  Argument& add(int id, const dnnl::memory::desc& ours, const dnnl::memory::desc& theirs);
+  dnnl::engine engine_;
+  dnnl::primitive primitive_;
+  std::vector<Argument> arguments_;
+  std::unordered_map<int, dnnl::memory> handles_;
 };
 
 class CpuLibraries {
  public:
   dnnl::engine engine{dnnl::engine::kind::cpu, 0};
   dnnl::stream stream{engine};
+  /// Whether oneDNN has bf16 products for this processor (AVX-512 or AMX); without them callers work on f32 copies.
+  bool bf16_products;
 
+  CpuLibraries();
   /// The plan made earlier for `key`, else the one that make() returns now.
   template <class Make>
   CpuPlan& plan(const PlanKey& key, Make make) {
@@ -46,5 +72,39 @@ class CpuLibraries {
   static int threads();
   std::unordered_map<Slot, CpuPlan, Hash> plans_;
 };
+
+/// f32 memory that stands in for a view: filled from it, or written back to it, or both.
+class FloatCopy {
+ public:
+  FloatCopy(const Queue& q, View original, bool read);
+  View view() { return {values_.data(), std::int64_t(values_.size()), DType::f32}; }
+  void write_back();
+
+ private:
+  const Queue& queue_;
+  View original_;
+  std::vector<float> values_;
+};
+
+/// The two major versions of oneDNN build descriptors differently; these do it for both.
+namespace onednn {
+using Desc = dnnl::memory::desc;
+
+dnnl::memory::data_type type_of(DType);
+void append_eltwise(dnnl::post_ops&, dnnl::algorithm, float alpha);
+/// `bias` may be null.
+dnnl::matmul::primitive_desc matmul(const dnnl::engine&, const Desc& a, const Desc& b, const Desc* bias, const Desc& y,
+                                    const dnnl::primitive_attr&);
+
+struct ConvolutionDescs {
+  Desc x, w, y;
+  dnnl::memory::dims strides, dilations, padding;
+};
+dnnl::convolution_forward::primitive_desc convolution(const dnnl::engine&, const ConvolutionDescs&, const Desc* bias);
+dnnl::convolution_backward_data::primitive_desc convolution_backward_data(const dnnl::engine&, const ConvolutionDescs&);
+/// `dw` may be f32 while the rest is bf16.
+dnnl::convolution_backward_weights::primitive_desc convolution_backward_weights(const dnnl::engine&, const ConvolutionDescs&,
+                                                                                const Desc& dw);
+}  // namespace onednn
 
 }  // namespace lockstep

@@ -1,0 +1,29 @@
+#pragma once
+
+// The two halves of the operations that have no shared source: oneDNN or our own tiles on the CPU, cuBLASLt, cuDNN or our own
+// tiles on a GPU. kernels/<operation>.cpp checks the arguments once and picks the half; sizes are then known to be right and not
+// empty. Without CUDA the second half is kernels/no_cuda.cpp.
+
+#include "kernels/attention.h"
+#include "kernels/convolution.h"
+#include "kernels/matmul.h"
+
+namespace lockstep::kernels::cpu {
+void matmul(const Queue&, View y, View a, View b, std::int64_t m, std::int64_t n, std::int64_t k, const MatmulOptions&);
+void convolution(const Queue&, const ConvolutionShape&, View y, View x, View w, View bias);
+void convolution_backward_data(const Queue&, const ConvolutionShape&, View dx, View dy, View w, Write);
+void convolution_backward_weights(const Queue&, const ConvolutionShape&, View dw, View dy, View x, Write);
+void attention(const Queue&, const AttentionShape&, View y, View log_sum, View qkv, RandomKey key);
+void attention_backward(const Queue&, const AttentionShape&, View dqkv, View dy, View y, View log_sum, View qkv, RandomKey key,
+                        View scratch);
+}  // namespace lockstep::kernels::cpu
+
+namespace lockstep::kernels::cuda {
+void matmul(const Queue&, View y, View a, View b, std::int64_t m, std::int64_t n, std::int64_t k, const MatmulOptions&);
+void convolution(const Queue&, const ConvolutionShape&, View y, View x, View w, View bias);
+void convolution_backward_data(const Queue&, const ConvolutionShape&, View dx, View dy, View w, Write);
+void convolution_backward_weights(const Queue&, const ConvolutionShape&, View dw, View dy, View x, Write);
+void attention(const Queue&, const AttentionShape&, View y, View log_sum, View qkv, RandomKey key);
+void attention_backward(const Queue&, const AttentionShape&, View dqkv, View dy, View y, View log_sum, View qkv, RandomKey key,
+                        View scratch);
+}  // namespace lockstep::kernels::cuda
