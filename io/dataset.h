@@ -1,0 +1,89 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/group.h"
+#include "core/tensor.h"
+
+namespace lockstep::io {
+
+/// What one row is: a window of a token stream, an image with its label, or a row of numbers with its target.
+enum class DataKind : std::uint8_t { automatic, tokens, images, table };
+const char* name_of(DataKind);
+
+/// What a model and a loader need to know about a dataset. Shapes are of one row.
+struct DatasetInfo {
+  DataKind kind = DataKind::table;
+  std::int64_t rows = 0;
+  Shape input;                           ///< (length), (height, width, channels) or (columns)
+  Shape target;                          ///< (length); () for one class label; (outputs) for regression
+  DType target_dtype = DType::i32;       ///< i32: tokens and class labels; f32: regression
+  std::int64_t classes = 0;              ///< number of classes; tokens: the vocabulary; 0: regression
+  std::vector<std::string> class_names;  ///< when the file names them
+  std::string text;                      ///< one line: "60000 images 28 x 28 x 1, 10 classes, fashion.h5:/train/images"
+};
+
+/// Rows that can be read in any order.
+class Dataset {
+ public:
+  virtual ~Dataset() = default;
+  const DatasetInfo& info() const { return info_; }
+  std::int64_t rows() const { return info_.rows; }
+  /// Writes row rows[i] to place i of `inputs` (tokens: i32; else f32 or bf16, normalised) and `targets` (info().target_dtype),
+  /// which are host memory. May be called from several threads. Throws Error (bad_data, io) naming the file and the dataset.
+  virtual void read(std::span<const std::int64_t> rows, View inputs, View targets) const = 0;
+
+ protected:
+  DatasetInfo info_;
+};
+
+/// [data] of a configuration.
+struct DatasetOptions {
+  std::vector<std::string> paths;  ///< files or globs; their rows follow one another
+  std::string inputs, labels;      ///< names inside the file ("train/images"); empty: found among common names
+  /// "": the file's own validation part if it has one; "none"; a fraction ("0.1"); a group or dataset of the file ("test",
+  /// "val/images"); or another file.
+  std::string validation;
+  DataKind kind = DataKind::automatic;  ///< automatic: one axis of integers is tokens, two axes a table, more are images
+  std::int64_t length = 0;              ///< tokens of a row; needed for token streams
+  std::int64_t classes = 0;             ///< 0: the file's attribute, or the largest label + 1. Tokens: vocabulary
+  bool regression = false;              ///< table: integer targets are values, not classes
+  bool channels_first = false;          ///< images are (rows, channels, height, width)
+  std::vector<float> mean, deviation;   ///< of inputs (u8 images: after division by 255), one or one a channel or column; empty:
+                                       ///< the file's attributes `mean` and `std`, or 0 and 1
+  std::size_t memory_limit = 1u << 30;  ///< bytes: datasets up to this size are held in memory, larger ones are read by rows
+  bool scan = true;                     ///< look for NaN and labels out of range before training starts
+};
+
+struct Datasets {
+  std::unique_ptr<Dataset> train, validation;  ///< validation may be absent
+};
+/// Opens the files of a configuration. Collective: rank 0 finds the datasets and scans them, every rank opens what it found; what
+/// is wrong is the same Error on every rank. Exit::bad_data: missing, damaged or unfit file, NaN, label out of range; a name that
+/// is not there is answered with the datasets that are, and their shapes.
+Datasets open_dataset(const DatasetOptions&, Group&);
+
+/// Opens the file in a child process with limits on time and memory and reads through it (everything up to 256 MiB, else all
+/// metadata and the first and last rows), so that a damaged file which crashes the HDF5 library ends in an Error (bad_data) here.
+/// Call it before MPI starts. Globs are expanded.
+void validate_file(const std::string& path);
+
+/// Files that a list of paths and globs means, sorted within a glob. Throws (bad_data) when one matches nothing.
+std::vector<std::string> expand_paths(const std::vector<std::string>& paths);
+
+/// Random rows, for benchmarks and tests: contents are decided by (seed, row).
+struct SyntheticOptions {
+  DataKind kind = DataKind::images;
+  std::int64_t rows = 1024;
+  Shape input = {28, 28, 1};  ///< (length) for tokens
+  std::int64_t classes = 10;  ///< vocabulary for tokens; 0 (table): regression on `outputs` values
+  std::int64_t outputs = 1;
+  std::uint64_t seed = 1;
+};
+std::unique_ptr<Dataset> synthetic_dataset(const SyntheticOptions&);
+
+}  // namespace lockstep::io
