@@ -1,0 +1,93 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace lockstep::launch {
+
+/// A whole number that is chosen when absent ("auto" in the file).
+using Auto = std::optional<std::int64_t>;
+
+/// Parameters whose names start with `prefix` learn at their own rate and decay.
+struct GroupConfig {
+  std::string prefix;
+  double rate_scale = 1;
+  std::optional<double> decay;
+};
+
+/// Everything that a run is told, with its defaults. The meaning of each key stands in the table of config.cpp, which reads,
+/// checks and prints it; `lockstep train FILE --print-config` shows it all.
+struct Config {
+  struct Run {
+    std::string name, folder = "runs";
+    std::int64_t seed = 1;
+    std::string device = "auto";
+  } run;
+  struct Data {
+    std::vector<std::string> path;
+    std::string inputs, labels, validation;
+    std::string kind = "automatic";
+    bool regression = false, channels_first = false, shuffle = true, scan = true;
+    std::vector<double> mean, deviation;
+    double memory_mib = 1024;
+  } data;
+  struct Model {
+    std::string kind;
+    std::string size = "nano";
+    Auto layers, width, heads, length, vocabulary, classes, kernel;
+    std::vector<std::int64_t> features, hidden;
+    std::string activation = "relu";
+    std::optional<bool> small_stem;
+    double dropout = 0;
+  } model;
+  struct Train {
+    Auto steps;
+    std::optional<double> epochs;
+    std::int64_t lanes = 4, rows_per_lane = 16;
+    std::string reduction = "fast";
+    bool overlap = true, communicate = true;
+    std::string precision = "f32", gradient = "f32";
+    Auto threads;
+    bool recompute = false;
+    double label_smoothing = 0;
+    std::vector<std::string> freeze;
+    double head_bucket_mib = 1, tail_bucket_mib = 1;
+    std::optional<double> middle_bucket_mib;
+    std::int64_t trace_steps = 3;
+  } train;
+  struct Optimizer {
+    std::string kind = "adamw";
+    double rate = 1e-3, decay = 0, clip = 0;
+    double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8;
+    double momentum = 0.9;
+    bool nesterov = false;
+    std::vector<GroupConfig> groups;
+  } optimizer;
+  struct Schedule {
+    std::string kind = "constant";
+    std::int64_t warmup = 0;
+    double final = 0, decay_share = 0.2;
+  } schedule;
+  struct Checkpoint {
+    std::int64_t every = 0, keep = 2;
+  } checkpoint;
+  struct Log {
+    std::int64_t every = 10, evaluate_every = 0, evaluate_batches = 0;
+  } log;
+};
+
+/// Reads a TOML file, then the assignments ("section.key=value", the value as in TOML or plain text), and checks names, types and
+/// ranges. Throws Error (Exit::usage) that names the file, the line and the key, with the nearest known key for an unknown one.
+Config read_config(const std::string& file, const std::vector<std::string>& assignments = {});
+/// As above from the text of a file; `file` is its name in messages.
+Config parse_config(const std::string& text, const std::string& file, const std::vector<std::string>& assignments = {});
+
+/// The whole configuration as TOML that parse_config reads back to the same values; with a word on each key when asked for.
+std::string print_config(const Config&, bool with_help = false);
+
+/// The word of `known` that takes the fewest edits to become `word`, or "" when none is near.
+std::string nearest(const std::string& word, const std::vector<std::string>& known);
+
+}  // namespace lockstep::launch
