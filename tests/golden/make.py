@@ -11,7 +11,7 @@ import sys
 from common import FOLDER, Golden
 
 files = {}
-for module in ["rows", "vendor"]:
+for module in ["rows", "vendor", "gpt"]:
     if (FOLDER / f"{module}.py").exists():
         files.update(importlib.import_module(module).FILES)
 names = sys.argv[1:] or list(files)
