@@ -54,7 +54,7 @@ struct DatasetOptions {
   bool regression = false;              ///< table: integer targets are values, not classes
   bool channels_first = false;          ///< images are (rows, channels, height, width)
   std::vector<float> mean, deviation;   ///< of inputs (u8 images: after division by 255), one or one a channel or column; empty:
-                                       ///< the file's attributes `mean` and `std`, or 0 and 1
+                                        ///< the file's attributes `mean` and `std`, or 0 and 1
   std::size_t memory_limit = 1u << 30;  ///< bytes: datasets up to this size are held in memory, larger ones are read by rows
   bool scan = true;                     ///< look for NaN and labels out of range before training starts
 };

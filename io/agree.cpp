@@ -1,0 +1,39 @@
+#include "io/agree.h"
+
+#include "kernels/base/check.h"
+
+namespace lockstep::io {
+namespace {
+
+// What a rank reports: '0' and its text, or '1', its exit code, a blank and the sentence.
+std::string report(const std::function<std::string()>& action) {
+  try {
+    return "0" + action();
+  } catch (const Error& e) {
+    return "1" + std::to_string(int(e.exit())) + " " + e.what();
+  } catch (const std::exception& e) {
+    return "1" + std::to_string(int(Exit::internal)) + " " + e.what();
+  }
+}
+
+std::string result(const std::string& message) {
+  if (message[0] == '0') return message.substr(1);
+  auto blank = message.find(' ');
+  throw Error(message.substr(blank + 1), Exit(std::stoi(message.substr(1, blank - 1))));
+}
+
+}  // namespace
+
+std::string agree(Group& group, const std::function<std::string()>& action) {
+  return result(group.broadcast(group.rank() == 0 ? report(action) : std::string{}));
+}
+
+void settle(Group& group, const std::function<void()>& action) {
+  auto own = report([&] {
+    action();
+    return std::string{};
+  });
+  for (const auto& message : group.gather(own)) result(message);
+}
+
+}  // namespace lockstep::io

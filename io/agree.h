@@ -1,0 +1,16 @@
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "core/group.h"
+
+namespace lockstep::io {
+
+/// Rank 0 runs `action`; every rank gets the text it returned, or throws the same Error. Collective.
+std::string agree(Group&, const std::function<std::string()>& action);
+
+/// Every rank runs `action`; when any failed, every rank throws the Error of the lowest such rank. Collective.
+void settle(Group&, const std::function<void()>& action);
+
+}  // namespace lockstep::io

@@ -1,0 +1,138 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/tensor.h"
+
+/// HDF5 files for the rest of io, behind the C library, which is included by io/hdf5.cpp alone.
+///
+/// The library is not thread-safe as distributions package it: every call below takes one lock for the whole process (the
+/// loader's thread reads training rows while the main thread evaluates or saves). Failures become an Error with the file's name
+/// and what the library itself said.
+namespace lockstep::io::hdf5 {
+
+/// How values lie in our memory; the library converts from whatever numeric type and byte order a file has.
+enum class Element : std::uint8_t { u8, u16, i32, f32 };
+constexpr std::size_t size_of(Element e) {
+  return e == Element::u8 ? 1 : e == Element::u16 ? 2 : 4;
+}
+
+enum class Class : std::uint8_t { integer, real, text, other };
+
+/// What a file says about one of its datasets.
+struct Info {
+  std::string name;  ///< path without the leading slash: "train/images"
+  Shape shape;
+  Class type = Class::other;
+  int bytes = 0;  ///< of one value
+  bool is_signed = true;
+  std::string type_text;    ///< "u8", "f32", "i16 big-endian", "text", …
+  std::string layout;       ///< "contiguous", "chunks (64, 28, 28)", "compact", "virtual"
+  std::string filters;      ///< "deflate 4, fletcher32"; empty: none
+  std::int64_t stored = 0;  ///< bytes in the file
+
+  bool numeric() const { return type == Class::integer || type == Class::real; }
+  /// "train/images (60000, 28, 28) u8"
+  std::string text() const;
+};
+
+/// An identifier of the library, closed when it goes.
+class Handle {
+ public:
+  using Close = int (*)(std::int64_t);
+  Handle() = default;
+  Handle(std::int64_t id, Close close) : id_(id), close_(close) {}
+  Handle(Handle&& other) noexcept : id_(other.id_), close_(other.close_) { other.id_ = -1; }
+  Handle& operator=(Handle&& other) noexcept {
+    std::swap(id_, other.id_);
+    std::swap(close_, other.close_);
+    return *this;
+  }
+  ~Handle();
+  std::int64_t id() const { return id_; }
+  explicit operator bool() const { return id_ >= 0; }
+  /// Gives the identifier up without closing it.
+  std::int64_t release() { return std::exchange(id_, -1); }
+
+ private:
+  std::int64_t id_ = -1;
+  Close close_ = nullptr;
+};
+
+/// An open dataset; rows are positions of its first axis. Outlives nothing: keep the File open.
+class Data {
+ public:
+  Data(Handle handle, std::string file, Info info);
+  const Info& info() const { return info_; }
+  std::int64_t rows() const { return info_.shape.empty() ? 1 : info_.shape[0]; }
+  std::int64_t width() const;  ///< values of one row
+  /// Rows [first, first + count), converted, into out (count * width() values).
+  void read(Element, std::int64_t first, std::int64_t count, void* out) const;
+  void write(Element, std::int64_t first, std::int64_t count, const void* from);
+  /// Where a contiguous dataset's bytes lie in the file.
+  std::int64_t offset() const;
+
+ private:
+  Handle handle_;
+  std::string file_;
+  Info info_;
+};
+
+struct CreateOptions {
+  Shape chunk = {};       ///< empty: contiguous
+  bool checksum = false;  ///< Fletcher32 on every chunk
+  bool reserve = false;   ///< contiguous: take the space now and write no fill values, so that offset() is known
+};
+
+class File {
+ public:
+  /// For reading. Missing, unreadable or not HDF5: Error (bad_data).
+  static File open(const std::string& path);
+  /// A new file, replacing one that is there.
+  static File create(const std::string& path);
+  /// Writes out and closes; without it the destructor closes and says nothing.
+  void close();
+  const std::string& path() const { return path_; }
+
+  /// All datasets in name order, hard and soft links followed once.
+  std::vector<Info> datasets() const;
+  /// Whether there is an object of that name; group or dataset.
+  bool has(const std::string& name) const;
+  bool has_group(const std::string& name) const;
+  bool has_dataset(const std::string& name) const;
+  Data dataset(const std::string& name) const;
+
+  Data create_dataset(const std::string& name, Element, const Shape&, const CreateOptions& = {});
+
+  /// Attributes of a group or dataset ("" or "/": the root). Absent or of another class: none.
+  std::optional<std::vector<double>> numbers(const std::string& object, const std::string& attribute) const;
+  std::optional<std::vector<std::string>> texts(const std::string& object, const std::string& attribute) const;
+  std::vector<std::string> attributes(const std::string& object) const;
+  void set(const std::string& object, const std::string& attribute, const std::vector<double>& values);
+  void set(const std::string& object, const std::string& attribute, std::int64_t value);
+  void set(const std::string& object, const std::string& attribute, const std::string& text);
+  void set(const std::string& object, const std::string& attribute, const std::vector<std::string>& texts);
+
+ private:
+  File(Handle handle, std::string path) : handle_(std::move(handle)), path_(std::move(path)) {}
+  Handle handle_;
+  std::string path_;
+};
+
+/// "1.10.8": of the library that runs.
+std::string version();
+
+/// Held while a call runs; for code that forks.
+class Lock {
+ public:
+  Lock();
+  ~Lock();
+  Lock(const Lock&) = delete;
+  Lock& operator=(const Lock&) = delete;
+};
+
+}  // namespace lockstep::io::hdf5
