@@ -1,8 +1,8 @@
 #pragma once
 
-// The two halves of the operations that have no shared source: oneDNN or our own tiles on the CPU, cuBLASLt, cuDNN or our own
-// tiles on a GPU. kernels/<operation>.cpp checks the arguments once and picks the half; sizes are then known to be right and not
-// empty. Without CUDA the second half is kernels/no_cuda.cpp.
+// Private to kernels/: the two halves of the operations that have no shared source: oneDNN or our own tiles on the CPU, cuBLASLt,
+// cuDNN or our own tiles on a GPU. kernels/<operation>.cpp checks the arguments once and picks the half; sizes are then known to
+// be right and not empty. Without CUDA the second half is kernels/no_cuda.cpp.
 
 #include "kernels/attention.h"
 #include "kernels/convolution.h"

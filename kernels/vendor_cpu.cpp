@@ -33,6 +33,18 @@ std::size_t CpuLibraries::Hash::operator()(const Slot& slot) const {
   return h;
 }
 
+float* CpuLibraries::workspace(int threads, std::int64_t floats_each) {
+  std::size_t bytes = (std::size_t(threads) * std::size_t(floats_each) * sizeof(float) + 63) / 64 * 64;
+  if (bytes > workspace_bytes_) {
+    workspace_.reset();
+    workspace_bytes_ = 0;
+    workspace_.reset(static_cast<float*>(std::aligned_alloc(64, bytes)));
+    require(bool(workspace_), "out of memory: {} bytes of CPU workspace", bytes);
+    workspace_bytes_ = bytes;
+  }
+  return workspace_.get();
+}
+
 CpuPlan::Argument& CpuPlan::add(int id, const dnnl::memory::desc& ours, const dnnl::memory::desc& theirs) {
   Argument& a = arguments_.emplace_back();
   a.ours = dnnl::memory(ours, engine_, nullptr);

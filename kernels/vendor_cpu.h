@@ -3,6 +3,7 @@
 // Private to kernels/*_cpu.cpp, the only files that see oneDNN. What oneDNN 2 and 3 spell differently is in vendor_cpu.cpp.
 
 #include <array>
+#include <cstdlib>
 #include <dnnl.hpp>
 #include <unordered_map>
 #include <vector>
@@ -59,8 +60,13 @@ class CpuLibraries {
     if (found == plans_.end()) found = plans_.emplace(slot, make()).first;
     return found->second;
   }
+  /// Scratch memory for `threads` threads, one after another, aligned to 64 bytes; its contents last until the next call.
+  float* workspace(int threads, std::int64_t floats_each);
 
  private:
+  struct Free {
+    void operator()(float* p) const { std::free(p); }
+  };
   struct Slot {
     PlanKey key;
     int threads;
@@ -71,6 +77,8 @@ class CpuLibraries {
   };
   static int threads();
   std::unordered_map<Slot, CpuPlan, Hash> plans_;
+  std::unique_ptr<float, Free> workspace_;
+  std::size_t workspace_bytes_ = 0;
 };
 
 /// f32 memory that stands in for a view: filled from it, or written back to it, or both.
