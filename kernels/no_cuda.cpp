@@ -2,6 +2,7 @@
 
 #include "kernels/base/check.h"
 #include "kernels/libraries.h"
+#include "kernels/memory_cuda.h"
 #include "kernels/vendor.h"
 
 namespace lockstep {
@@ -15,6 +16,17 @@ std::shared_ptr<CudaLibraries> make_cuda_libraries(CUstream_st*) {
   absent();
 }
 
+// kernels/memory_cuda.cpp
+namespace kernels::cuda {
+void copy(const Queue&, View, View) {
+  absent();
+}
+void synchronize(const Queue&) {
+  absent();
+}
+}  // namespace kernels::cuda
+
+// the vendors' libraries
 namespace kernels::cuda {
 void matmul(const Queue&, View, View, View, std::int64_t, std::int64_t, std::int64_t, const MatmulOptions&) {
   absent();

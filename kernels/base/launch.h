@@ -1,18 +1,29 @@
 #pragma once
 
-// Private to kernels/*.cu: the two loops that every shared kernel is made of.
+// Private to kernels/*.cu: the loops that every shared kernel is made of.
 //
-//   for_each(queue, n, body)           body(i)            element-wise; the compiler vectorises over i
-//   for_each_row(queue, rows, body)    body(team, row)    one team of threads works on one row
+//   for_each(queue, n, body)                            body(i): element-wise; the compiler vectorises over i
+//   for_each_group(queue, first, n, body)               body.group(g), body.element(i): elements by fours, for random numbers
+//   for_each_row(queue, rows, width, body)              body(team, row): one team of threads works on one row
+//   reduce_rows<K>(queue, rows, columns, term, finish)  K sums over rows, for every column
 //
 // A team is one CPU thread or one CUDA block. Its members share the columns of a row:
-//   team.each(n, f)      f(c) for every column
-//   team.sum(n, f)       sum of f(c), in every member     (fixed order for a given device)
-//   team.max(n, f)       largest f(c), in every member
-//   team.first()         true in one member: for results of the whole row
-// On the CPU rows never share arithmetic, so results do not depend on the number of threads.
+//   team.each(n, f)              f(c) for every column
+//   team.sum(n, f)               sum of f(c), in every member     (fixed order for a given device)
+//   team.sums<K>(n, f)           K sums at once: f(c) is a Sums<K>
+//   team.sum_f64(n, f)           as sum, in double; strictly in order on the CPU
+//   team.max(n, f)               largest f(c), in every member; NaN is passed over
+//   team.first_where(n, f)       the first c for which f(c), or n
+//   team.sum_down(n, k, f, g)    g(c, f(0, c) + f(1, c) + … + f(k - 1, c)) for every column, added in this order
+//   team.first()                 true in one member: for results of the whole row
+// A member meets the same columns in every call with the same n, so it may read back what it wrote in an earlier one. Bodies are
+// copied; they hold pointers and numbers, and their operator() is const.
+//
+// On the CPU, threads share out whole rows, or blocks of a fixed size, never the arithmetic inside one, so results do not depend
+// on the number of threads.
 
 #include <cmath>
+#include <vector>
 
 #include "kernels/base/queue.h"
 #include "kernels/base/view.h"
@@ -21,6 +32,16 @@
 #endif
 
 namespace lockstep {
+
+/// K sums that travel together.
+template <int K>
+struct Sums {
+  float v[K];
+  HD float operator[](int k) const { return v[k]; }
+  HD void add(const Sums& other) {
+    for (int k = 0; k < K; ++k) v[k] += other.v[k];
+  }
+};
 
 struct SerialTeam {
   HD bool first() const { return true; }
@@ -36,6 +57,24 @@ struct SerialTeam {
     for (std::int64_t c = 0; c < n; ++c) total += f(c);
     return total;
   }
+  template <int K, class F>
+  HD Sums<K> sums(std::int64_t n, F f) const {
+    static_assert(K == 2, "gcc vectorises named sums only");
+    float a = 0, b = 0;
+#pragma omp simd reduction(+ : a, b)
+    for (std::int64_t c = 0; c < n; ++c) {
+      Sums<K> s = f(c);
+      a += s[0];
+      b += s[1];
+    }
+    return {a, b};
+  }
+  template <class F>
+  HD double sum_f64(std::int64_t n, F f) const {
+    double total = 0;
+    for (std::int64_t c = 0; c < n; ++c) total += f(c);
+    return total;
+  }
   template <class F>
   HD float max(std::int64_t n, F f) const {
     float most = -INFINITY;
@@ -45,6 +84,27 @@ struct SerialTeam {
       most = v > most ? v : most;
     }
     return most;
+  }
+  template <class F>
+  HD std::int64_t first_where(std::int64_t n, F f) const {
+    for (std::int64_t c = 0; c < n; ++c)
+      if (f(c)) return c;
+    return n;
+  }
+  template <class F, class G>
+  HD void sum_down(std::int64_t n, std::int64_t k, F f, G g) const {
+    constexpr std::int64_t tile = 256;
+    float total[tile];
+    for (std::int64_t begin = 0; begin < n; begin += tile) {
+      std::int64_t size = n - begin < tile ? n - begin : tile;
+      for (std::int64_t c = 0; c < size; ++c) total[c] = 0;
+      for (std::int64_t i = 0; i < k; ++i) {
+#pragma omp simd
+        for (std::int64_t c = 0; c < size; ++c) total[c] += f(i, begin + c);
+      }
+#pragma omp simd
+      for (std::int64_t c = 0; c < size; ++c) g(begin + c, total[c]);
+    }
   }
 };
 
@@ -62,17 +122,46 @@ struct BlockTeam {
     for (std::int64_t c = threadIdx.x; c < n; c += blockDim.x) v += f(c);
     return reduce(v, 0.f, [](float a, float b) { return a + b; });
   }
+  template <int K, class F>
+  __device__ Sums<K> sums(std::int64_t n, F f) const {
+    Sums<K> total{};
+    for (std::int64_t c = threadIdx.x; c < n; c += blockDim.x) total.add(f(c));
+    for (int k = 0; k < K; ++k) total.v[k] = reduce(total.v[k], 0.f, [](float a, float b) { return a + b; });
+    return total;
+  }
+  template <class F>
+  __device__ double sum_f64(std::int64_t n, F f) const {
+    double v = 0;
+    for (std::int64_t c = threadIdx.x; c < n; c += blockDim.x) v += f(c);
+    return reduce(v, 0., [](double a, double b) { return a + b; });
+  }
   template <class F>
   __device__ float max(std::int64_t n, F f) const {
     float v = -INFINITY;
     for (std::int64_t c = threadIdx.x; c < n; c += blockDim.x) v = fmaxf(v, f(c));
     return reduce(v, -INFINITY, [](float a, float b) { return fmaxf(a, b); });
   }
+  template <class F>
+  __device__ std::int64_t first_where(std::int64_t n, F f) const {
+    long long found = n;
+    for (std::int64_t c = threadIdx.x; c < n && found == n; c += blockDim.x)
+      if (f(c)) found = c;
+    return reduce(found, (long long)n, [](long long a, long long b) { return a < b ? a : b; });
+  }
+  template <class F, class G>
+  __device__ void sum_down(std::int64_t n, std::int64_t k, F f, G g) const {
+    for (std::int64_t c = threadIdx.x; c < n; c += blockDim.x) {
+      float total = 0;
+#pragma unroll 8
+      for (std::int64_t i = 0; i < k; ++i) total += f(i, c);
+      g(c, total);
+    }
+  }
 
  private:
-  template <class Combine>
-  __device__ static float reduce(float v, float neutral, Combine combine) {
-    __shared__ float parts[32];
+  template <class V, class Combine>
+  __device__ static V reduce(V v, V neutral, Combine combine) {
+    __shared__ V parts[32];
     for (int o = 16; o; o /= 2) v = combine(v, __shfl_xor_sync(~0u, v, o));
     __syncthreads();  // parts may still be read from the previous reduction
     if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = v;
@@ -85,18 +174,33 @@ struct BlockTeam {
 
 template <class Body>
 __global__ void each_kernel(std::int64_t n, Body body) {
-  for (std::int64_t i = blockIdx.x * std::int64_t(blockDim.x) + threadIdx.x; i < n;
-       i += std::int64_t(gridDim.x) * blockDim.x)
+  for (std::int64_t i = blockIdx.x * std::int64_t(blockDim.x) + threadIdx.x; i < n; i += std::int64_t(gridDim.x) * blockDim.x)
     body(i);
 }
 template <class Body>
 __global__ void row_kernel(std::int64_t rows, Body body) {
   for (std::int64_t row = blockIdx.x; row < rows; row += gridDim.x) body(BlockTeam{}, row);
 }
+/// A block has 32 columns and 32 threads for each, which share the rows; their sums are added in order.
+template <int K, class Term, class Finish>
+__global__ void column_kernel(std::int64_t rows, std::int64_t columns, Term term, Finish finish) {
+  __shared__ Sums<K> parts[32][33];
+  std::int64_t c = blockIdx.x * std::int64_t(32) + threadIdx.x;
+  Sums<K> total{};
+  if (c < columns)
+    for (std::int64_t r = threadIdx.y; r < rows; r += 32) total.add(term(r, c));
+  parts[threadIdx.y][threadIdx.x] = total;
+  __syncthreads();
+  if (threadIdx.y != 0 || c >= columns) return;
+  for (int y = 1; y < 32; ++y) total.add(parts[y][threadIdx.x]);
+  finish(c, total);
+}
 #endif
 
 namespace detail {
-inline unsigned blocks_for(std::int64_t n) { return unsigned(n < 65535 * 8 ? (n < 1 ? 1 : n) : 65535 * 8); }
+inline unsigned blocks_for(std::int64_t n) {
+  return unsigned(n < 65535 * 8 ? (n < 1 ? 1 : n) : 65535 * 8);
+}
 }  // namespace detail
 
 template <class Body>
@@ -109,11 +213,45 @@ void for_each(const Queue& q, std::int64_t n, Body body) {
   }
 #endif
   require(!q.on_gpu, "for_each: this program was built without CUDA");
-#pragma omp parallel for simd if (n > 32768) schedule(static)
-  for (std::int64_t i = 0; i < n; ++i) body(i);
+  constexpr std::int64_t block = 8192;
+  std::int64_t blocks = (n + block - 1) / block;
+#pragma omp parallel for if (blocks > 3) schedule(static)
+  for (std::int64_t b = 0; b < blocks; ++b) {
+    const Body f = body;  // local, so that the compiler knows that what f writes does not change f
+    std::int64_t end = b + 1 < blocks ? (b + 1) * block : n;
+#pragma omp simd
+    for (std::int64_t i = b * block; i < end; ++i) f(i);
+  }
 }
 
-/// `width` is the number of columns; it only decides how many threads a CUDA team has.
+namespace detail {
+template <class Body>
+struct Groups {
+  std::int64_t begin;
+  Body body;
+  HD void operator()(std::int64_t i) const { body.group(begin + i); }
+};
+template <class Body>
+struct Ends {
+  std::int64_t left, left_size, right;
+  Body body;
+  HD void operator()(std::int64_t i) const { body.element(i < left_size ? left + i : right + (i - left_size)); }
+};
+}  // namespace detail
+
+/// Meets the elements first … first + n - 1: body.group(g) for elements 4g … 4g + 3 where all four are in the range,
+/// body.element(i) for the few others at the ends. Philox gives four words at a time.
+template <class Body>
+void for_each_group(const Queue& q, std::int64_t first, std::int64_t n, Body body) {
+  std::int64_t end = first + n, begin_group = (first + 3) / 4, end_group = end / 4;
+  if (begin_group >= end_group) return for_each(q, n, detail::Ends<Body>{first, n, 0, body});
+  for_each(q, end_group - begin_group, detail::Groups<Body>{begin_group, body});
+  std::int64_t left = 4 * begin_group - first, right = end - 4 * end_group;
+  for_each(q, left + right, detail::Ends<Body>{first, left, 4 * end_group, body});
+}
+
+/// `width` is the number of columns: it decides how many threads a CUDA team has, and whether the work is worth sharing on the
+/// CPU.
 template <class Body>
 void for_each_row(const Queue& q, std::int64_t rows, std::int64_t width, Body body) {
   if (rows == 0) return;
@@ -125,8 +263,69 @@ void for_each_row(const Queue& q, std::int64_t rows, std::int64_t width, Body bo
   }
 #endif
   require(!q.on_gpu, "for_each_row: this program was built without CUDA");
-#pragma omp parallel for if (rows * width > 16384) schedule(static)
-  for (std::int64_t r = 0; r < rows; ++r) body(SerialTeam{}, r);
+#pragma omp parallel for if (rows > 1 && rows * width > 16384) schedule(static)
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const Body f = body;
+    f(SerialTeam{}, r);
+  }
+}
+
+/// Rows that one CPU thread sums in order, one after another.
+inline constexpr std::int64_t row_block = 64;
+
+/// CPU only. block(b, sums) fills K rows of `columns` sums (zero before) for the b-th of `blocks` blocks of rows; finish(c,
+/// totals) receives their totals over the blocks, added in order.
+template <int K, class Block, class Finish>
+void reduce_blocks(std::int64_t blocks, std::int64_t columns, std::int64_t rows, Block block, Finish finish) {
+  std::vector<float> sums(std::size_t(blocks * K * columns));
+#pragma omp parallel if (blocks > 1 && rows * columns > 16384)
+  {
+#pragma omp for schedule(static)
+    for (std::int64_t b = 0; b < blocks; ++b) block(b, sums.data() + b * K * columns);
+#pragma omp for schedule(static)
+    for (std::int64_t tile = 0; tile < (columns + 63) / 64; ++tile) {
+      std::int64_t begin = tile * 64, end = begin + 64 < columns ? begin + 64 : columns;
+      float* total = sums.data();
+      for (std::int64_t b = 1; b < blocks; ++b)
+        for (int k = 0; k < K; ++k) {
+          const float* part = total + (b * K + k) * columns;
+#pragma omp simd
+          for (std::int64_t c = begin; c < end; ++c) total[k * columns + c] += part[c];
+        }
+      const Finish f = finish;
+#pragma omp simd
+      for (std::int64_t c = begin; c < end; ++c) {
+        Sums<K> s{};
+        if (blocks > 0)
+          for (int k = 0; k < K; ++k) s.v[k] = total[k * columns + c];
+        f(c, s);
+      }
+    }
+  }
+}
+
+/// finish(c, totals) for every column, where totals are the K sums of term(r, c) over rows (both are Sums<K>).
+template <int K, class Term, class Finish>
+void reduce_rows(const Queue& q, std::int64_t rows, std::int64_t columns, Term term, Finish finish) {
+  if (columns == 0) return;
+#if defined(__CUDACC__)
+  if (q.on_gpu) {
+    column_kernel<K><<<unsigned((columns + 31) / 32), dim3(32, 32), 0, q.stream>>>(rows, columns, term, finish);
+    return check(cudaGetLastError());
+  }
+#endif
+  require(!q.on_gpu, "reduce_rows: this program was built without CUDA");
+  auto block = [=](std::int64_t b, float* sums) {
+    std::int64_t end = (b + 1) * row_block < rows ? (b + 1) * row_block : rows;
+    for (std::int64_t r = b * row_block; r < end; ++r) {
+#pragma omp simd
+      for (std::int64_t c = 0; c < columns; ++c) {
+        Sums<K> s = term(r, c);
+        for (int k = 0; k < K; ++k) sums[k * columns + c] += s[k];
+      }
+    }
+  };
+  reduce_blocks<K>((rows + row_block - 1) / row_block, columns, rows, block, finish);
 }
 
 }  // namespace lockstep

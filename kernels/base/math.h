@@ -1,7 +1,7 @@
 #pragma once
 
-// exp, tanh, erf in f32 without branches or library calls, so that compilers vectorise the loops that use them and both devices
-// compute the same polynomials. Errors are at most a few units in the last place over the ranges stated.
+// exp, log, tanh, erf, sine and cosine in f32 without branches or library calls, so that compilers vectorise the loops that use
+// them and both devices compute the same polynomials. Errors are at most a few units in the last place over the ranges stated.
 
 #include <bit>
 #include <cstdint>
@@ -26,11 +26,58 @@ HD float exp(float x) {
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.f;
   // 2^k in two factors: k reaches 128 at the upper end.
-  std::int32_t half = k / 2;
+  std::int32_t half = k >> 1;
   float y = p * std::bit_cast<float>((half + 127) << 23) * std::bit_cast<float>((k - half + 127) << 23);
   y = x < -87.3f ? 0.f : y;
   y = x > 88.7f ? std::bit_cast<float>(0x7f800000) : y;
   return x != x ? x : y;
+}
+
+/// Natural logarithm of a positive finite number that is not denormal; -infinity at 0, NaN below, infinity at infinity. Cephes
+/// logf.
+HD float log(float x) {
+  std::int32_t bits = std::bit_cast<std::int32_t>(x);
+  // x = m * 2^k with m in [sqrt(1/2), sqrt(2))
+  std::int32_t k = (bits - 0x3F3504F3) >> 23;
+  float m = std::bit_cast<float>(bits - k * 0x00800000) - 1;
+  float z = m * m;
+  float p = 7.0376836292e-2f;
+  p = p * m - 1.1514610310e-1f;
+  p = p * m + 1.1676998740e-1f;
+  p = p * m - 1.2420140846e-1f;
+  p = p * m + 1.4249322787e-1f;
+  p = p * m - 1.6668057665e-1f;
+  p = p * m + 2.0000714765e-1f;
+  p = p * m - 2.4999993993e-1f;
+  p = p * m + 3.3333331174e-1f;
+  float n = float(k);
+  float y = p * m * z - 2.12194440e-4f * n - .5f * z;
+  y = m + y + 0.693359375f * n;
+  y = x == 0 ? std::bit_cast<float>(0xff800000) : y;
+  y = x > 3.402823466e38f ? x : y;
+  return x >= 0 ? y : std::bit_cast<float>(0x7fc00000);
+}
+
+struct SineCosine {
+  float sine, cosine;
+};
+/// sin(2 pi t) and cos(2 pi t) for t in [0, 1]: Cephes sinf and cosf on the eighth of a turn around the nearest quarter.
+HD SineCosine sine_cosine_turns(float t) {
+  float q = 4 * t + 12582912.f;  // rounds to an integer in the low bits
+  std::int32_t quarter = std::bit_cast<std::int32_t>(q) - 0x4B400000;
+  float r = (t - (q - 12582912.f) * .25f) * 6.28318531f;
+  float z = r * r;
+  float s = -1.9515295891e-4f;
+  s = s * z + 8.3321608736e-3f;
+  s = s * z - 1.6666654611e-1f;
+  s = s * z * r + r;
+  float c = 2.443315711809948e-5f;
+  c = c * z - 1.388731625493765e-3f;
+  c = c * z + 4.166664568298827e-2f;
+  c = c * z * z - .5f * z + 1;
+  bool odd = quarter & 1;
+  float sine = odd ? c : s, cosine = odd ? s : c;
+  return {quarter & 2 ? -sine : sine, (quarter + 1) & 2 ? -cosine : cosine};
 }
 
 /// tanh by a polynomial near zero (Cephes tanhf) and (1 - e^-2|x|) / (1 + e^-2|x|) elsewhere.

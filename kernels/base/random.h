@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include "kernels/base/dtype.h"
+#include "kernels/base/math.h"
 
 namespace lockstep {
 
@@ -21,8 +22,7 @@ struct Random4 {
 };
 
 /// Philox-4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC'11): four words for one counter.
-HD Random4 philox(std::uint32_t k0, std::uint32_t k1, std::uint32_t c0, std::uint32_t c1, std::uint32_t c2,
-                  std::uint32_t c3) {
+HD Random4 philox(std::uint32_t k0, std::uint32_t k1, std::uint32_t c0, std::uint32_t c1, std::uint32_t c2, std::uint32_t c3) {
   for (int round = 0; round < 10; ++round) {
     std::uint64_t a = std::uint64_t(0xD2511F53u) * c0, b = std::uint64_t(0xCD9E8D57u) * c2;
     std::uint32_t n0 = std::uint32_t(b >> 32) ^ c1 ^ k0, n2 = std::uint32_t(a >> 32) ^ c3 ^ k1;
@@ -44,7 +44,20 @@ HD Random4 random_words(const RandomKey& key, std::uint64_t block) {
 }
 
 /// Uniform in [0, 1), 24 bits.
-HD float to_uniform(std::uint32_t word) { return float(word >> 8) * 0x1p-24f; }
+HD float to_uniform(std::uint32_t word) {
+  return float(std::int32_t(word >> 8)) * 0x1p-24f;
+}
+
+/// Two independent normal numbers (Box & Muller 1958) from two words. The radius reaches 6.7.
+struct NormalPair {
+  float a, b;
+};
+HD NormalPair to_normals(std::uint32_t radius_word, std::uint32_t angle_word) {
+  float u = (float(radius_word) + .5f) * 0x1p-32f;  // in (0, 1]
+  float radius = std::sqrt(-2 * math::log(u));
+  math::SineCosine angle = math::sine_cosine_turns(to_uniform(angle_word));
+  return {radius * angle.cosine, radius * angle.sine};
+}
 
 /// The word of one element.
 HD std::uint32_t random_word(const RandomKey& key, std::uint64_t element) {

@@ -1,0 +1,177 @@
+#include "kernels/memory.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/base/launch.h"
+#include "kernels/memory_cuda.h"
+
+namespace lockstep::kernels {
+namespace {
+
+/// Calls f.operator()<T>() with the C++ type of any dtype.
+template <class F>
+void visit_any(DType d, F&& f) {
+  switch (d) {
+    case DType::f32: return f.template operator()<float>();
+    case DType::bf16: return f.template operator()<bf16>();
+    case DType::i32: return f.template operator()<std::int32_t>();
+    case DType::u8: return f.template operator()<std::uint8_t>();
+  }
+  throw Error("memory: unknown dtype");
+}
+
+template <class T>
+inline constexpr bool is_float = std::is_same_v<T, float> || std::is_same_v<T, bf16>;
+
+/// Floats become the nearest integer toward zero, held to the type's range, NaN 0; integers are held to the type's range.
+template <class To, class From>
+HD To converted(From x) {
+  if constexpr (is_float<To>) {
+    return To(float(x));
+  } else if constexpr (is_float<From>) {
+    constexpr float low = std::is_same_v<To, std::uint8_t> ? 0.f : -2147483648.f;
+    constexpr float high = std::is_same_v<To, std::uint8_t> ? 255.f : 2147483520.f;  // the largest float below 2^31
+    float v = float(x);
+    return To(std::int32_t(v >= low ? (v <= high ? v : high) : v < low ? low : 0.f));
+  } else if constexpr (std::is_same_v<To, std::uint8_t>) {
+    return To(x < 0 ? 0 : x > 255 ? 255 : x);
+  } else {
+    return To(x);
+  }
+}
+
+template <class To, class From>
+struct Cast {
+  To* y;
+  const From* x;
+  HD void operator()(std::int64_t i) const { y[i] = converted<To>(x[i]); }
+};
+
+template <class T>
+struct Fill {
+  T* y;
+  T value;
+  HD void operator()(std::int64_t i) const { y[i] = value; }
+};
+
+template <class To, class From, bool accumulate>
+struct Scale {
+  To* y;
+  const From* x;
+  float factor;
+  HD void operator()(std::int64_t i) const {
+    float v = float(x[i]) * factor;
+    y[i] = To(accumulate ? float(y[i]) + v : v);
+  }
+};
+
+template <class To, class A, class B>
+struct Add {
+  To* y;
+  const A* a;
+  const B* b;
+  HD void operator()(std::int64_t i) const { y[i] = To(float(a[i]) + float(b[i])); }
+};
+
+template <class T>
+struct Uniform {
+  T* y;
+  float low, range;
+  RandomKey key;
+  HD T value(std::uint32_t word) const { return T(low + range * to_uniform(word)); }
+  HD void group(std::int64_t g) const {
+    Random4 r = random_words(key, std::uint64_t(g));
+    y[4 * g] = value(r.x);
+    y[4 * g + 1] = value(r.y);
+    y[4 * g + 2] = value(r.z);
+    y[4 * g + 3] = value(r.w);
+  }
+  HD void element(std::int64_t i) const { y[i] = value(random_word(key, std::uint64_t(i))); }
+};
+
+template <class T>
+struct Normal {
+  T* y;
+  float mean, deviation;
+  RandomKey key;
+  HD T value(float normal) const { return T(mean + deviation * normal); }
+  HD void group(std::int64_t g) const {
+    Random4 r = random_words(key, std::uint64_t(g));
+    NormalPair p = to_normals(r.x, r.y), q = to_normals(r.z, r.w);
+    y[4 * g] = value(p.a);
+    y[4 * g + 1] = value(p.b);
+    y[4 * g + 2] = value(q.a);
+    y[4 * g + 3] = value(q.b);
+  }
+  HD void element(std::int64_t i) const {
+    Random4 r = random_words(key, std::uint64_t(i / 4));
+    NormalPair p = i % 4 < 2 ? to_normals(r.x, r.y) : to_normals(r.z, r.w);
+    y[i] = value(i % 2 == 0 ? p.a : p.b);
+  }
+};
+
+}  // namespace
+
+void cast(const Queue& q, View y, View x) {
+  require(y.size == x.size, "cast: y has {} elements, x {}", y.size, x.size);
+  if (y.dtype == x.dtype) return copy(q, y, x);
+  visit_any(y.dtype, [&]<class To>() {
+    visit_any(x.dtype, [&]<class From>() {
+      if constexpr (!std::is_same_v<To, From>) for_each(q, x.size, Cast<To, From>{y.as<To>(), x.as<From>()});
+    });
+  });
+}
+
+void fill(const Queue& q, View y, float value) {
+  visit_any(y.dtype, [&]<class T>() { for_each(q, y.size, Fill<T>{y.as<T>(), converted<T>(value)}); });
+}
+
+void scale(const Queue& q, View y, View x, float factor, Write write) {
+  require(y.size == x.size, "scale: y has {} elements, x {}", y.size, x.size);
+  visit_float(y.dtype, [&]<class To>() {
+    visit_float(x.dtype, [&]<class From>() {
+      if (write == Write::accumulate)
+        for_each(q, x.size, Scale<To, From, true>{y.as<To>(), x.as<From>(), factor});
+      else
+        for_each(q, x.size, Scale<To, From, false>{y.as<To>(), x.as<From>(), factor});
+    });
+  });
+}
+
+void add(const Queue& q, View y, View a, View b) {
+  require(y.size == a.size && y.size == b.size, "add: y has {} elements, a {}, b {}", y.size, a.size, b.size);
+  visit_float(y.dtype, [&]<class To>() {
+    visit_float(a.dtype, [&]<class A>() {
+      visit_float(b.dtype, [&]<class B>() { for_each(q, y.size, Add<To, A, B>{y.as<To>(), a.as<A>(), b.as<B>()}); });
+    });
+  });
+}
+
+void uniform(const Queue& q, View y, float low, float high, RandomKey key) {
+  visit_float(y.dtype, [&]<class T>() { for_each_group(q, 0, y.size, Uniform<T>{y.as<T>(), low, high - low, key}); });
+}
+
+void normal(const Queue& q, View y, float mean, float deviation, RandomKey key) {
+  visit_float(y.dtype, [&]<class T>() { for_each_group(q, 0, y.size, Normal<T>{y.as<T>(), mean, deviation, key}); });
+}
+
+void copy(const Queue& q, View to, View from) {
+  require(to.bytes() == from.bytes(), "copy: {} bytes into {}", from.bytes(), to.bytes());
+  if (to.data == from.data || from.bytes() == 0) return;
+  if (q.on_gpu) return cuda::copy(q, to, from);
+  constexpr std::size_t block = std::size_t(1) << 18;
+  std::int64_t blocks = std::int64_t((from.bytes() + block - 1) / block);
+#pragma omp parallel for if (blocks > 1) schedule(static)
+  for (std::int64_t b = 0; b < blocks; ++b) {
+    std::size_t begin = std::size_t(b) * block;
+    std::memcpy(static_cast<char*>(to.data) + begin, static_cast<const char*>(from.data) + begin,
+                std::min(block, from.bytes() - begin));
+  }
+}
+
+void synchronize(const Queue& q) {
+  if (q.on_gpu) cuda::synchronize(q);
+}
+
+}  // namespace lockstep::kernels
