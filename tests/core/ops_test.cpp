@@ -1,0 +1,197 @@
+#include "core/ops.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+
+#include "core/nn/convnet.h"
+#include "core/nn/mlp.h"
+#include "core/nn/resnet.h"
+#include "tests/support/devices.h"
+#include "tests/support/model.h"
+
+// Every op as its users call it: gradients through the tape against finite differences, along random directions. What the kernels
+// compute is compared with PyTorch in tests/kernels.
+namespace lockstep {
+namespace {
+
+using test::directional_error;
+using test::make_tensor;
+using test::random_values;
+
+struct Case {
+  const char* name;
+  std::vector<Shape> inputs;
+  std::function<Tensor(Tape&, const std::vector<Tensor>&)> op;
+  float deviation = 1;
+};
+
+Tensor indices(Device& device, Shape shape, std::int64_t limit) {
+  std::vector<std::int32_t> values(std::size_t(count(shape)));
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = std::int32_t((i * 7 + 3) % std::size_t(limit));
+  return test::make_indices(device, shape, values);
+}
+
+std::vector<Case> cases() {
+  using V = const std::vector<Tensor>&;
+  std::vector<Case> all;
+  for (Unary u : all_unary)
+    if (u != Unary::relu)  // not differentiable at 0, where differences may step over it
+      all.push_back({name_of(u), {{5, 7}}, [u](Tape& t, V x) { return ops::unary(t, u, x[0]); }});
+  for (auto b : kernels::all_binary) {
+    all.push_back({"binary", {{4, 3, 5}, {4, 3, 5}}, [b](Tape& t, V x) {
+                     return ops::binary(t, b, x[0],
+                                        b == kernels::Binary::divide
+                                            ? ops::add(t, ops::multiply(t, x[1], x[1]), make_tensor(t.device(), {1}, {1}))
+                                            : x[1]);
+                   }});
+    all.push_back({"binary row", {{4, 3, 5}, {5}}, [b](Tape& t, V x) {
+                     return ops::binary(t, b, x[0],
+                                        b == kernels::Binary::divide
+                                            ? ops::add(t, ops::multiply(t, x[1], x[1]), make_tensor(t.device(), {1}, {1}))
+                                            : x[1]);
+                   }});
+  }
+  all.push_back({"scale", {{3, 3}}, [](Tape& t, V x) { return ops::scale(t, x[0], -2.5f); }});
+  all.push_back({"dropout", {{9, 9}}, [](Tape& t, V x) { return ops::dropout(t, x[0], 0.4f, 5); }});
+  all.push_back({"reshape", {{4, 6}}, [](Tape& t, V x) { return ops::tanh(t, ops::reshape(t, x[0], {3, 8})); }});
+  all.push_back(
+      {"reduce sum", {{4, 6}}, [](Tape& t, V x) { return ops::reduce(t, kernels::Reduction::sum, ops::tanh(t, x[0])); }});
+  all.push_back(
+      {"reduce mean", {{4, 6}}, [](Tape& t, V x) { return ops::reduce(t, kernels::Reduction::mean, ops::tanh(t, x[0])); }});
+  all.push_back({"softmax", {{4, 6}}, [](Tape& t, V x) { return ops::softmax(t, x[0]); }});
+  all.push_back({"matmul", {{3, 5, 4}, {4, 6}}, [](Tape& t, V x) { return ops::matmul(t, x[0], x[1]); }});
+  all.push_back({"batched matmul", {{3, 5, 4}, {3, 4, 6}}, [](Tape& t, V x) { return ops::matmul(t, x[0], x[1]); }});
+  all.push_back(
+      {"linear", {{2, 3, 5}, {4, 5}, {4}}, [](Tape& t, V x) { return ops::linear(t, x[0], x[1], x[2], Unary::gelu_tanh); }});
+  all.push_back({"linear alone", {{6, 5}, {4, 5}}, [](Tape& t, V x) { return ops::linear(t, x[0], x[1]); }});
+  all.push_back({"convolution", {{2, 7, 6, 4}, {6, 3, 3, 2}, {6}}, [](Tape& t, V x) {
+                   return ops::convolution(t, x[0], x[1], x[2], {.stride = 2, .padding = 1, .groups = 2});
+                 }});
+  all.push_back({"attention", {{2, 5, 24}}, [](Tape& t, V x) { return ops::attention(t, x[0], {.heads = 2}); }});
+  all.push_back({"full attention with dropout", {{2, 5, 24}}, [](Tape& t, V x) {
+                   return ops::attention(t, x[0], {.heads = 2, .causal = false, .dropout = 0.3f, .site = 3});
+                 }});
+  all.push_back(
+      {"layer norm", {{6, 8}, {8}, {8}}, [](Tape& t, V x) { return ops::norm(t, kernels::Norm::layer, x[0], x[1], x[2]); }});
+  all.push_back({"rms norm", {{6, 8}, {8}}, [](Tape& t, V x) { return ops::norm(t, kernels::Norm::rms, x[0], x[1], {}); }});
+  all.push_back({"residual norm", {{6, 8}, {6, 8}, {8}, {8}}, [](Tape& t, V x) {
+                   auto [sum, y] = ops::add_norm(t, kernels::Norm::layer, x[0], x[1], x[2], x[3]);
+                   return ops::add(t, ops::tanh(t, sum), y);
+                 }});
+  all.push_back({"residual norm, sum unused", {{6, 8}, {6, 8}, {8}, {8}}, [](Tape& t, V x) {
+                   return ops::add_norm(t, kernels::Norm::layer, x[0], x[1], x[2], x[3]).y;
+                 }});
+  all.push_back({"residual norm, norm unused", {{6, 8}, {6, 8}}, [](Tape& t, V x) {
+                   Tensor w = make_tensor(t.device(), {8}, random_values(8, 9));
+                   return ops::tanh(t, ops::add_norm(t, kernels::Norm::rms, x[0], x[1], w, {}).sum);
+                 }});
+  all.push_back(
+      {"batch norm", {{3, 2, 2, 4}, {4}, {4}}, [](Tape& t, V x) {
+         Tensor mean = make_tensor(t.device(), {4}, {0, 0, 0, 0}), variance = make_tensor(t.device(), {4}, {1, 1, 1, 1});
+         return ops::batch_norm(t, x[0], x[1], x[2], mean, variance, false);
+       }});
+  all.push_back(
+      {"average pool", {{2, 6, 6, 3}}, [](Tape& t, V x) { return ops::pool(t, kernels::Pooling::average, x[0], 3, 2, 1); }});
+  all.push_back({"global pool", {{2, 5, 5, 3}}, [](Tape& t, V x) { return ops::global_average_pool(t, x[0]); }});
+  all.push_back({"embedding", {{11, 6}, {9, 6}}, [](Tape& t, V x) {
+                   return ops::embedding(t, indices(t.device(), {3, 7}, 11), x[0], x[1]);
+                 }});
+  all.push_back({"cross entropy", {{6, 9}}, [](Tape& t, V x) {
+                   return ops::cross_entropy(t, x[0], indices(t.device(), {6}, 9), {.ignore_index = 3, .label_smoothing = 0.1f});
+                 }});
+  all.push_back({"squared error", {{6, 3}}, [](Tape& t, V x) {
+                   return ops::squared_error(t, x[0], make_tensor(t.device(), {6, 3}, random_values(18, 77)));
+                 }});
+  all.push_back({"binary cross entropy", {{8}}, [](Tape& t, V x) {
+                   return ops::binary_cross_entropy(t, x[0], make_tensor(t.device(), {8}, {0, 1, 0.5f, 1, 0, 0, 1, 0.2f}));
+                 }});
+  return all;
+}
+
+TEST(Ops, GradientsAreDirectionalDerivatives) {
+  for (auto& device : test::devices())
+    for (auto& c : cases()) {
+      std::vector<Tensor> inputs;
+      for (std::size_t i = 0; i < c.inputs.size(); ++i)
+        inputs.push_back(make_tensor(*device, c.inputs[i], random_values(count(c.inputs[i]), 10 + i, c.deviation)));
+      auto loss = [&](Tape& t) {
+        Tensor y = c.op(t, inputs);
+        if (y.size() == 1) return y;
+        // A weighted sum, so that no gradient is trivially zero (sums of softmax and of norms are constant).
+        return ops::sum(t, ops::multiply(t, y, make_tensor(t.device(), y.shape(), random_values(y.size(), 99))));
+      };
+      EXPECT_LT(directional_error(*device, inputs, loss, 1e-2f, {.random = {.seed = 1}}), 1e-3)
+          << c.name << " on " << device->name();
+    }
+}
+
+TEST(Ops, ModelsOfImagesHaveRightGradients) {
+  Device device;
+  Tensor images = make_tensor(device, {4, 12, 12, 2}, random_values(4 * 12 * 12 * 2, 1));
+  Tensor labels = test::make_indices(device, {4}, {0, 2, 1, 2});
+  auto check = [&](auto make, double tolerance) {
+    ParameterSet set(device);
+    auto model = make(set);
+    test::Placed placed(set);
+    // Towards the head: what lies behind ReLUs and max pools has kinks that differences cross.
+    std::vector<Tensor> last = {set.all()[set.all().size() - 2]->value, set.all()[set.all().size() - 1]->value};
+    auto loss = [&](Tape& t) { return ops::cross_entropy(t, model.forward(t, images), labels); };
+    EXPECT_LT(directional_error(device, last, loss), tolerance);
+    // And a small step against the whole gradient lowers the loss by its squared norm.
+    placed.clear();
+    Tape t(device);
+    Tensor before = loss(t);
+    float start = download(device.queue(), before)[0];
+    t.backward(before);
+    double square = 0;
+    for (float g : download(device.queue(), placed.gradients)) square += double(g) * g;
+    auto values = download(device.queue(), placed.flat.masters), gradients = download(device.queue(), placed.gradients);
+    float h = float(1e-3 * start / square);
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] -= h * gradients[i];
+    upload(device.queue(), Tensor({std::int64_t(values.size())}, placed.flat.masters), values);
+    Tape after(device, {.recording = false});
+    double drop = start - download(device.queue(), loss(after))[0];
+    EXPECT_NEAR(drop, h * square, 0.1 * h * square);
+  };
+  check(
+      [&](ParameterSet& s) {
+        return nn::ConvNet(
+            s, {.height = 12, .width = 12, .channels = 2, .classes = 3, .features = {4, 5}, .kernel = 3, .hidden = 16});
+      },
+      1e-3);
+  check(
+      [&](ParameterSet& s) {
+        return nn::ResNet(
+            s, {.depth = 18, .height = 12, .width = 12, .channels = 2, .classes = 3, .small_stem = true, .zero_last = false});
+      },
+      2e-3);
+}
+
+TEST(Ops, WrongShapesAreNamed) {
+  Device device;
+  Tape t(device);
+  Tensor x = make_tensor(device, {2, 3}, random_values(6, 1)), w = make_tensor(device, {4, 5}, random_values(20, 2));
+  try {
+    ops::linear(t, x, w);
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("(4, 5)"), std::string::npos) << e.what();
+    EXPECT_NE(std::string(e.what()).find("(2, 3)"), std::string::npos) << e.what();
+  }
+  EXPECT_THROW(ops::matmul(t, x, w), Error);
+  EXPECT_THROW(ops::add(t, x, w), Error);
+  EXPECT_THROW(ops::attention(t, make_tensor(device, {1, 2, 10}, random_values(20, 3)), {.heads = 2}), Error);
+  EXPECT_THROW(ops::dropout(t, x, 1.f, 0), Error);
+  EXPECT_THROW(ops::pool(t, kernels::Pooling::max, make_tensor(device, {1, 2, 2, 1}, random_values(4, 4)), 3, 1), Error);
+}
+
+TEST(Ops, CountCorrect) {
+  Device device;
+  Tape t(device);
+  Tensor logits = make_tensor(device, {3, 3}, {1, 2, 0, 5, 1, 1, 0, 0, 9});
+  EXPECT_EQ(ops::count_correct(t, logits, test::make_indices(device, {3}, {1, 1, 2})), 2);
+}
+
+}  // namespace
+}  // namespace lockstep
