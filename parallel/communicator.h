@@ -17,25 +17,26 @@ enum class Reduction : std::uint8_t {
           ///< whole subtrees of lanes
 };
 
-/// When a collective ran, in seconds of one clock, and how long this rank's own thread worked for it meanwhile.
+/// When a collective ran, in seconds of one clock, and how long this rank's own thread worked for it meanwhile (waiting in join()
+/// is not work).
 struct Timing {
   double started = 0, finished = 0;
   double worked = 0;
 };
 
 /// Collectives of one group of ranks on the memory of one kind of device, called by every rank in the same order.
-/// Calls return at once and start when the work already in `after` is done; join() makes `queue` wait for all of them. MPI makes no
-/// progress by itself: call progress() between other work. All reductions are sums. Sizes count elements.
+/// Calls return at once and start when the work already in `after` is done; join() makes `queue` wait for all of them. MPI makes
+/// no progress by itself: call progress() between other work. All reductions are sums. Sizes count elements.
 class Communicator {
  public:
-  using Ticket = std::int64_t;  ///< numbers the collectives of a communicator from 0
+  using Ticket = std::int64_t;  ///< numbers this rank's calls from 0
 
   virtual ~Communicator() = default;
   virtual int rank() const = 0;
   virtual int size() const = 0;
   virtual const char* name() const = 0;  ///< "solo", "mpi", "nccl"
 
-  /// data = sum over ranks, in place. With exact, data.size must be a multiple of size().
+  /// data = sum over ranks, in place.
   virtual Ticket all_reduce(const Queue& after, View data, Reduction = Reduction::fast) = 0;
   /// out = this rank's slice of the sum; in.size = out.size * size(). out may be that slice of in.
   virtual Ticket reduce_scatter(const Queue& after, View out, View in) = 0;
@@ -51,11 +52,13 @@ class Communicator {
   virtual void progress() = 0;
   /// Makes work that is put into `queue` later wait for all collectives so far (on the CPU: returns when they are done).
   virtual void join(const Queue& queue) = 0;
-  /// When a joined collective ran. Valid until the next reset_timings().
+  /// A ticket whose timing tells when `queue` got here.
+  virtual Ticket mark(const Queue& queue) = 0;
+  /// When a joined collective or a mark ran; on a GPU waits for it. Known for the latest `timings_kept` tickets.
   virtual Timing timing(Ticket) = 0;
-  virtual void reset_timings() = 0;
+  static constexpr Ticket timings_kept = 4096;
 
-  /// A communicator of the ranks with the same color, ordered by key.
+  /// A communicator of the ranks with the same color, ordered by key; none (null) for a negative color. Collective.
   virtual std::unique_ptr<Communicator> split(int color, int key) = 0;
   /// Memory for buckets, called by all ranks with the same size: what lets it be a shared window or registered memory.
   virtual Memory allocate(std::size_t bytes) = 0;

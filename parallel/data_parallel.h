@@ -29,10 +29,10 @@ void check_lanes(int lanes, int ranks, Reduction);
 class DataParallel final : public GradientSink {
  public:
   struct Options {
-    int lanes = 0;                            ///< of the whole run; 0: one a rank
+    int lanes = 0;  ///< of the whole run; 0: one a rank
     Reduction reduction = Reduction::fast;
-    bool overlap = true;                      ///< false: all buckets leave after backward
-    bool communicate = true;                  ///< false: a stub for measuring what communication costs; gradients stay local
+    bool overlap = true;      ///< false: all buckets leave after backward
+    bool communicate = true;  ///< false: a stub for measuring what communication costs; gradients stay local
     DType gradient = DType::f32;
     BucketOptions buckets = {};
   };

@@ -1,0 +1,10 @@
+#include "parallel/open_communicator.h"
+
+namespace lockstep::parallel {
+
+std::unique_ptr<Communicator> open_nccl_communicator(Group&, const Queue&, double) {
+  throw Error("this program was built without CUDA and NCCL, so ranks cannot talk between GPUs; configure with LOCKSTEP_CUDA=ON",
+              Exit::usage);
+}
+
+}  // namespace lockstep::parallel
