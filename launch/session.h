@@ -6,6 +6,7 @@
 
 #include "core/device.h"
 #include "core/group.h"
+#include "launch/progress.h"
 #include "parallel/communicator.h"
 
 namespace lockstep::launch {
@@ -16,6 +17,7 @@ struct SessionOptions {
       "auto";          ///< "cpu", "cuda" (the GPU of this rank's place on its machine) or "auto": cuda where there is one
   int threads = 0;     ///< CPU threads of this rank; 0: its share of the machine's cores, one for `exact`
   bool exact = false;  ///< results must not depend on the number of ranks, so neither may the number of threads
+  bool alone = false;  ///< one rank is meant, even inside a Slurm job of several tasks
 };
 
 /// One rank's part in a run: its place among the ranks, its device and its ways to talk to the others. MPI is started only under
@@ -32,6 +34,8 @@ class Session {
   int size() const { return group().size(); }
   /// CPU threads that this rank computes with.
   int threads() const;
+  /// Which cores those are, in words.
+  const std::string& placement() const;
   Device& device() const;
   Group& group() const;
   /// Collectives on the memory of device(); between all ranks.
@@ -42,6 +46,8 @@ class Session {
   /// To this rank's log file alone.
   void note(const std::string& line) const;
   void log_to(const std::string& folder);
+  /// Standard output; quiet on all ranks but 0.
+  Console& console() const;
 
   /// True on every rank once any rank has received SIGINT, SIGTERM or SIGUSR1: save and end with Exit::preempted. Collective and
   /// cheap; ask once a step. A second SIGINT ends the program at once.
