@@ -4,7 +4,7 @@
 #include <cstring>
 #include <map>
 #include <mutex>
-#include <vector>
+#include <set>
 
 #include "kernels/base/check.h"
 
@@ -13,7 +13,7 @@ namespace lockstep {
 struct Arena::Pool {
   Source source;
   std::mutex mutex;  // loader threads give memory back too
-  std::map<std::size_t, std::vector<std::byte*>> free;
+  std::map<std::size_t, std::set<std::byte*>> free;  // lowest address first: equal sequences get equal addresses
   std::size_t live = 0, peak = 0, reserved = 0;
   bool closed = false;
 
@@ -23,7 +23,7 @@ struct Arena::Pool {
     if (closed)
       source.release(data);
     else
-      free[bytes].push_back(data);
+      free[bytes].insert(data);
   }
   void release_unused() {
     for (auto& [bytes, blocks] : free)
@@ -65,8 +65,8 @@ Memory Arena::allocate(std::size_t bytes) {
     std::lock_guard lock(pool_->mutex);
     auto& blocks = pool_->free[bytes];
     if (!blocks.empty()) {
-      data = blocks.back();
-      blocks.pop_back();
+      data = *blocks.begin();
+      blocks.erase(blocks.begin());
     } else {
       data = pool_->source.allocate(bytes);
       if (!data) {  // memory held for other sizes may be enough

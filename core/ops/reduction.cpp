@@ -4,8 +4,11 @@
 namespace lockstep::ops {
 
 Tensor reduce(Tape& t, kernels::Reduction reduction, const Tensor& x) {
-  Shape shape(x.shape().begin(), x.shape().end() - 1);
-  if (shape.empty()) shape = {1};
+  Shape shape = x.shape();
+  if (shape.size() > 1)
+    shape.pop_back();
+  else
+    shape = {1};
   std::int64_t columns = x.dim(-1);
   Tensor y = t.make(shape, x.dtype());
   kernels::reduce_columns(t.queue(), reduction, y.view(), x.view(), columns);
