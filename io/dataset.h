@@ -19,12 +19,12 @@ const char* name_of(DataKind);
 struct DatasetInfo {
   DataKind kind = DataKind::table;
   std::int64_t rows = 0;
-  Shape input;                           ///< (length), (height, width, channels) or (columns)
-  Shape target;                          ///< (length); () for one class label; (outputs) for regression
-  DType target_dtype = DType::i32;       ///< i32: tokens and class labels; f32: regression
-  std::int64_t classes = 0;              ///< number of classes; tokens: the vocabulary; 0: regression
-  std::vector<std::string> class_names;  ///< when the file names them
-  std::string text;                      ///< one line: "60000 images 28 x 28 x 1, 10 classes, fashion.h5:/train/images"
+  Shape input = {};                           ///< (length), (height, width, channels) or (columns)
+  Shape target = {};                          ///< (length); () for one class label; (outputs) for regression
+  DType target_dtype = DType::i32;            ///< i32: tokens and class labels; f32: regression
+  std::int64_t classes = 0;                   ///< number of classes; tokens: the vocabulary; 0: regression
+  std::vector<std::string> class_names = {};  ///< when the file names them
+  std::string text = {};                      ///< one line: "60000 images 28 x 28 x 1, 10 classes, fashion.h5:/train/images"
 };
 
 /// Rows that can be read in any order.
