@@ -1,0 +1,299 @@
+// Every collective on every type and awkward sizes, against what each rank can compute alone.
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <numeric>
+
+#include "kernels/base/random.h"
+#include "parallel/open_communicator.h"
+
+namespace lockstep::parallel {
+namespace {
+
+const Queue queue;
+const std::vector<std::int64_t> sizes = {0, 1, 2, 3, 7, 128, 1001, 70001, 300000};
+const std::vector<DType> types = {DType::f32, DType::bf16, DType::i32};
+
+struct Buffer {
+  Memory memory;
+  View view;
+  Buffer(std::int64_t size, DType dtype) : memory(host_memory(std::size_t(size) * 4)), view{memory.get(), size, dtype} {}
+  float at(std::int64_t i) const {
+    switch (view.dtype) {
+      case DType::f32: return view.as<float>()[i];
+      case DType::bf16: return view.as<bf16>()[i];
+      default: return float(view.as<std::int32_t>()[i]);
+    }
+  }
+  void set(std::int64_t i, float value) {
+    switch (view.dtype) {
+      case DType::f32: view.as<float>()[i] = value; break;
+      case DType::bf16: view.as<bf16>()[i] = bf16(value); break;
+      default: view.as<std::int32_t>()[i] = std::int32_t(value);
+    }
+  }
+};
+
+/// What rank r holds at element i of exchange number k: known to everybody. Wide in magnitude, so that the order of a sum shows.
+float value_of(int k, int r, std::int64_t i, DType dtype) {
+  auto word = random_word({std::uint64_t(k), 0, 0, std::uint32_t(r)}, std::uint64_t(i));
+  if (dtype == DType::i32) return float(int(word % 20001) - 10000);
+  return (to_uniform(word) - 0.5f) * float(1 << (word % 11));
+}
+void fill(Buffer& b, int k, int r) {
+  for (std::int64_t i = 0; i < b.view.size; ++i) b.set(i, value_of(k, r, i, b.view.dtype));
+}
+
+/// The sum over ranks in the documented order: a stack of partial sums, merged like a binary counter, each rounded to the type.
+float tree_sum(int k, int ranks, std::int64_t i, DType dtype) {
+  auto round = [&](float x) { return dtype == DType::bf16 ? float(bf16(x)) : x; };
+  std::vector<std::pair<float, int>> stack;  // a sum and its height
+  for (int r = 0; r < ranks; ++r) {
+    stack.push_back({round(value_of(k, r, i, dtype)), 0});
+    while (stack.size() > 1 && stack[stack.size() - 2].second == stack.back().second) {
+      auto right = stack.back();
+      stack.pop_back();
+      stack.back() = {round(stack.back().first + right.first), right.second + 1};
+    }
+  }
+  while (stack.size() > 1) {
+    auto right = stack.back();
+    stack.pop_back();
+    stack.back().first = round(stack.back().first + right.first);
+  }
+  return stack[0].first;
+}
+
+void expect_tree(const Buffer& b, int k, int ranks, std::int64_t offset = 0) {
+  std::int64_t wrong = 0;
+  for (std::int64_t i = 0; i < b.view.size; ++i) wrong += b.at(i) != tree_sum(k, ranks, offset + i, b.view.dtype);
+  EXPECT_EQ(wrong, 0) << "of " << b.view.size << " " << name_of(b.view.dtype);
+}
+
+/// Each test runs with one message per slice and with slices cut into pieces that fit nothing evenly.
+class CommunicatorTest : public testing::TestWithParam<std::int64_t> {
+ protected:
+  std::unique_ptr<Communicator> comm = open_mpi_communicator(GetParam());
+  int rank = comm->rank(), ranks = comm->size();
+};
+INSTANTIATE_TEST_SUITE_P(Pieces, CommunicatorTest, testing::Values(std::int64_t(1) << 30, 99996));
+
+TEST_P(CommunicatorTest, AllReduceIsTheTreeSumToTheBit) {
+  int k = 0;
+  for (auto how : {Reduction::exact, Reduction::fast})
+    for (auto dtype : types)
+      for (auto size : sizes) {
+        Buffer b(size, dtype);
+        fill(b, ++k, rank);
+        comm->all_reduce(queue, b.view, how);
+        comm->join(queue);
+        expect_tree(b, k, ranks);
+      }
+}
+
+TEST_P(CommunicatorTest, ReduceScatterGivesEachRankItsSlice) {
+  int k = 100;
+  for (auto dtype : types)
+    for (auto size : sizes) {
+      Buffer in(size * ranks, dtype), out(size, dtype), kept(size * ranks, dtype);
+      fill(in, ++k, rank);
+      fill(kept, k, rank);
+      comm->reduce_scatter(queue, out.view, in.view);
+      comm->join(queue);
+      expect_tree(out, k, ranks, size * rank);
+      EXPECT_EQ(std::memcmp(in.view.data, kept.view.data, in.view.bytes()), 0) << "the input must stay";
+      comm->reduce_scatter(queue, in.view.slice(size * rank, size), in.view);  // in place
+      comm->join(queue);
+      EXPECT_EQ(std::memcmp(in.view.slice(size * rank, size).data, out.view.data, out.view.bytes()), 0);
+    }
+}
+
+TEST_P(CommunicatorTest, AllGatherIsInRankOrder) {
+  int k = 200;
+  for (auto dtype : types)
+    for (auto size : sizes) {
+      Buffer in(size, dtype), out(size * ranks, dtype), place(size * ranks, dtype);
+      fill(in, ++k, rank);
+      comm->all_gather(queue, out.view, in.view);
+      View mine = place.view.slice(size * rank, size);
+      std::memcpy(mine.data, in.view.data, in.view.bytes());
+      comm->all_gather(queue, place.view, mine);
+      comm->join(queue);
+      for (int r = 0; r < ranks; ++r) {
+        Buffer theirs(size, dtype);
+        fill(theirs, k, r);
+        EXPECT_EQ(std::memcmp(out.view.slice(size * r, size).data, theirs.view.data, theirs.view.bytes()), 0);
+      }
+      EXPECT_EQ(std::memcmp(out.view.data, place.view.data, out.view.bytes()), 0);
+    }
+}
+
+TEST_P(CommunicatorTest, AllToAllSwapsSlices) {
+  int k = 300;
+  for (auto dtype : types)
+    for (auto size : sizes) {
+      Buffer in(size * ranks, dtype), out(size * ranks, dtype);
+      fill(in, ++k, rank);
+      comm->all_to_all(queue, out.view, in.view);
+      comm->join(queue);
+      for (int r = 0; r < ranks; ++r) {
+        Buffer theirs(size * ranks, dtype);
+        fill(theirs, k, r);
+        View expected = theirs.view.slice(size * rank, size), got = out.view.slice(size * r, size);
+        EXPECT_EQ(std::memcmp(got.data, expected.data, got.bytes()), 0);
+      }
+    }
+}
+
+TEST_P(CommunicatorTest, BroadcastFromEveryRoot) {
+  int k = 400;
+  for (int root = 0; root < ranks; ++root)
+    for (auto dtype : types)
+      for (auto size : sizes) {
+        Buffer b(size, dtype), expected(size, dtype);
+        ++k;
+        fill(b, k, rank);
+        fill(expected, k, root);
+        comm->broadcast(queue, b.view, root);
+        comm->join(queue);
+        EXPECT_EQ(std::memcmp(b.view.data, expected.view.data, b.view.bytes()), 0);
+      }
+}
+
+TEST_P(CommunicatorTest, MessagesAroundTheRingArriveInOrder) {
+  if (ranks == 1) return;
+  int next = (rank + 1) % ranks, previous = (rank + ranks - 1) % ranks;
+  std::vector<Buffer> out, in;
+  for (int m = 0; m < 10; ++m) {
+    out.emplace_back(50000 * (m % 3) + m, DType::f32);
+    in.emplace_back(50000 * (m % 3) + m, DType::f32);
+    fill(out.back(), 500 + m, rank);
+    comm->send(queue, out.back().view, next);
+    comm->receive(queue, in.back().view, previous);
+  }
+  comm->join(queue);
+  for (int m = 0; m < 10; ++m) {
+    Buffer expected(in[std::size_t(m)].view.size, DType::f32);
+    fill(expected, 500 + m, previous);
+    EXPECT_EQ(std::memcmp(in[std::size_t(m)].view.data, expected.view.data, expected.view.bytes()), 0);
+  }
+}
+
+// Ranks progress at different moments and stand at different rounds of many collectives of several kinds.
+TEST_P(CommunicatorTest, ManyInFlightAtOnce) {
+  std::vector<Buffer> sums, gathered, parts;
+  std::vector<Communicator::Ticket> tickets;
+  for (int k = 0; k < 60; ++k) {
+    sums.emplace_back(17 + 997 * (k % 7), k % 2 ? DType::f32 : DType::bf16);
+    parts.emplace_back(100 + k, DType::f32);
+    gathered.emplace_back((100 + k) * ranks, DType::f32);
+    fill(sums.back(), 600 + k, rank);
+    fill(parts.back(), 700 + k, rank);
+    tickets.push_back(comm->all_reduce(queue, sums.back().view, Reduction::exact));
+    if (ranks > 1 && k % 5 == 0) {
+      if (rank == 0) comm->send(queue, parts.back().view, 1);
+      if (rank == 1) comm->receive(queue, gathered.back().view.slice(0, 100 + k), 0);
+    }
+    if (k % 5) comm->all_gather(queue, gathered.back().view, parts.back().view);
+    if (k % (rank + 2) == 0) comm->progress();
+  }
+  while (rank % 2 && comm->timing(tickets[0]).finished == 0) comm->progress();
+  comm->join(queue);
+  comm->progress();  // nothing pending
+  for (int k = 0; k < 60; ++k) {
+    expect_tree(sums[std::size_t(k)], 600 + k, ranks);
+    for (int r = 0; r < ranks && k % 5; ++r)
+      for (int i : {0, 99 + k}) EXPECT_EQ(gathered[std::size_t(k)].at((100 + k) * r + i), value_of(700 + k, r, i, DType::f32));
+    auto t = comm->timing(tickets[std::size_t(k)]);
+    EXPECT_GT(t.started, 0);
+    EXPECT_GE(t.finished, t.started);
+    EXPECT_GE(t.worked, 0);
+  }
+}
+
+TEST_P(CommunicatorTest, SplitMakesCommunicatorsOfTheirOwn) {
+  // Odd and even ranks, in reverse order.
+  auto half = comm->split(rank % 2, -rank);
+  std::vector<int> members;
+  for (int r = ranks - 1; r >= 0; --r)
+    if (r % 2 == rank % 2) members.push_back(r);
+  ASSERT_EQ(half->size(), int(members.size()));
+  EXPECT_EQ(members[std::size_t(half->rank())], rank);
+  Buffer a(1001, DType::i32), b(1001, DType::i32);
+  fill(a, 800, rank);
+  fill(b, 801, rank);
+  half->all_reduce(queue, a.view);  // both communicators at once
+  comm->all_reduce(queue, b.view);
+  comm->join(queue);
+  half->join(queue);
+  float expected = 0;
+  for (int r : members) expected += value_of(800, r, 1000, DType::i32);
+  EXPECT_EQ(a.at(1000), expected);
+  EXPECT_EQ(b.at(1000), tree_sum(801, ranks, 1000, DType::i32));
+  auto only_first = comm->split(rank == 0 ? 0 : -1, 0);
+  EXPECT_EQ(bool(only_first), rank == 0);
+}
+
+TEST_P(CommunicatorTest, MistakesAreNamed) {
+  Queue gpu;
+  gpu.on_gpu = true;
+  Buffer b(8, DType::f32), bytes(8, DType::u8);
+  auto message = [](auto&& f) {
+    try {
+      f();
+    } catch (const Error& e) {
+      return std::string(e.what());
+    }
+    return std::string("nothing was thrown");
+  };
+  EXPECT_NE(message([&] { comm->all_reduce(gpu, b.view); }).find("host memory only"), std::string::npos);
+  EXPECT_NE(message([&] { comm->all_gather(queue, b.view, bytes.view); }).find("all_gather"), std::string::npos);
+  EXPECT_NE(message([&] { comm->reduce_scatter(queue, b.view, bytes.view); }).find("reduce_scatter"), std::string::npos);
+  EXPECT_NE(message([&] { comm->timing(1 << 20); }).find("not among"), std::string::npos);
+}
+
+TEST(SoloCommunicator, DoesTheSameAsOneRankOfMpi) {
+  auto solo = open_solo_communicator();
+  EXPECT_EQ(solo->size(), 1);
+  Buffer a(100, DType::f32), b(100, DType::f32);
+  fill(a, 1, 0);
+  solo->all_reduce(queue, a.view, Reduction::exact);
+  solo->reduce_scatter(queue, b.view, a.view);
+  expect_tree(b, 1, 1);
+  fill(b, 2, 0);
+  solo->all_gather(queue, a.view, b.view);
+  expect_tree(a, 2, 1);
+  fill(a, 3, 0);
+  solo->all_to_all(queue, b.view, a.view);
+  expect_tree(b, 3, 1);
+  EXPECT_THROW(solo->send(queue, a.view, 1), Error);
+  EXPECT_EQ(solo->split(0, 0)->size(), 1);
+  EXPECT_NE(solo->allocate(1000), nullptr);
+}
+
+TEST(Group, AgreesOnBytesNumbersAndTruth) {
+  auto group = open_mpi_group();
+  int rank = group->rank(), size = group->size();
+  group->barrier();
+  for (int root = 0; root < size; ++root)
+    for (std::size_t length : {std::size_t(0), std::size_t(1), std::size_t(100000)}) {
+      std::string expected(length, char('a' + root));
+      if (length > 2) expected[1] = '\0';
+      EXPECT_EQ(group->broadcast(rank == root ? expected : "something else", root), expected);
+    }
+  auto all = group->gather(std::string(std::size_t(rank * 1000), char('a' + rank)));
+  ASSERT_EQ(int(all.size()), size);
+  for (int r = 0; r < size; ++r) EXPECT_EQ(all[std::size_t(r)], std::string(std::size_t(r * 1000), char('a' + r)));
+  double expected = 0;
+  for (int r = 0; r < size; ++r) expected += 0.1 * (r + 1) * (r % 2 ? 1e10 : 1);
+  EXPECT_EQ(group->sum(0.1 * (rank + 1) * (rank % 2 ? 1e10 : 1)), expected);
+  EXPECT_TRUE(group->all(true));
+  EXPECT_EQ(group->all(rank != size - 1), false);
+  // These tests run on one machine.
+  EXPECT_EQ(group->node(), 0);
+  EXPECT_EQ(group->node_rank(), rank);
+  EXPECT_EQ(group->node_size(), size);
+}
+
+}  // namespace
+}  // namespace lockstep::parallel
