@@ -27,7 +27,8 @@ struct FlatState {
 };
 
 /// One pass: g = gradient * gradient_scale + decay * w;  v = momentum * v + (1 - dampening) * g;  w -= rate * (nesterov ? g +
-/// momentum * v : v). As torch.optim.SGD, whose first step sets v = g: pass first = true then. velocity is absent without momentum.
+/// momentum * v : v). As torch.optim.SGD, whose first step sets v = g: pass first = true then. velocity is absent without
+/// momentum.
 void sgd(const Queue&, FlatState, View velocity, const Segment* segments, int count, View scalars, SgdSettings, bool first);
 
 struct AdamWSettings {
@@ -47,7 +48,8 @@ struct Span {
 void square_sums(const Queue&, View partials, View gradients, const Span* parameters, int count);
 
 /// scalars[gradient_norm] = sqrt(sum of partials, in order, in f64); scalars[gradient_scale] = min(1, limit / norm), or 1 when
-/// limit is 0. A norm that is not finite leaves scale 0, so that the update changes nothing but decay.
+/// limit is 0. A norm that is not finite leaves scale 0, with which sgd and adamw take the gradient as
+/// zero whatever it holds.
 void clip(const Queue&, View scalars, View partials, float limit);
 
 }  // namespace lockstep::kernels
