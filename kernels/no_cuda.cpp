@@ -4,6 +4,7 @@
 #include "kernels/libraries.h"
 #include "kernels/memory_cuda.h"
 #include "kernels/vendor.h"
+#include "kernels/version.h"
 
 namespace lockstep {
 namespace {
@@ -23,6 +24,13 @@ void copy(const Queue&, View, View) {
 }
 void synchronize(const Queue&) {
   absent();
+}
+}  // namespace kernels::cuda
+
+// kernels/version_cuda.cpp
+namespace kernels::cuda {
+std::vector<Version> versions() {
+  return {{"CUDA", "", ""}, {"cuDNN", "", ""}};
 }
 }  // namespace kernels::cuda
 

@@ -1,0 +1,16 @@
+# The commit that is being built, in generated/launch/git_hash.h; written anew at each build, touched only when it changed.
+# Included by CMakeLists.txt it makes the target; run by that target as a script (cmake -P) it writes the file.
+if(CMAKE_SCRIPT_MODE_FILE)
+  execute_process(COMMAND git describe --always --dirty --abbrev=12 WORKING_DIRECTORY ${SOURCE} OUTPUT_VARIABLE hash
+                  OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET RESULT_VARIABLE failed)
+  if(failed)
+    set(hash "unknown")
+  endif()
+  file(CONFIGURE OUTPUT ${OUT} CONTENT "#pragma once\n#define LOCKSTEP_GIT_HASH \"${hash}\"\n#define LOCKSTEP_VERSION \"${VERSION}\"\n" @ONLY)
+else()
+  set(git_hash ${CMAKE_BINARY_DIR}/generated/launch/git_hash.h)
+  add_custom_target(git_hash BYPRODUCTS ${git_hash} COMMENT ""
+    COMMAND ${CMAKE_COMMAND} -DSOURCE=${PROJECT_SOURCE_DIR} -DOUT=${git_hash} -DVERSION=${PROJECT_VERSION} -P ${CMAKE_CURRENT_LIST_FILE})
+  target_include_directories(launch PRIVATE ${CMAKE_BINARY_DIR}/generated)
+  add_dependencies(launch git_hash)
+endif()
