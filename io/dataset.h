@@ -51,7 +51,7 @@ struct DatasetOptions {
   DataKind kind = DataKind::automatic;  ///< automatic: one axis of integers is tokens, two axes a table, more are images
   std::int64_t length = 0;              ///< tokens of a row; needed for token streams
   std::int64_t classes = 0;             ///< 0: the file's attribute, or the largest label + 1. Tokens: vocabulary
-  bool regression = false;              ///< table: integer targets are values, not classes
+  bool regression = false;              ///< targets are values even where they could be classes
   bool channels_first = false;          ///< images are (rows, channels, height, width)
   std::vector<float> mean, deviation;   ///< of inputs (u8 images: after division by 255), one or one a channel or column; empty:
                                         ///< the file's attributes `mean` and `std`, or 0 and 1

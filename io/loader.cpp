@@ -1,0 +1,229 @@
+#include "io/loader.h"
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdlib>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <thread>
+
+#include "kernels/memory.h"
+
+namespace lockstep::io {
+namespace {
+
+/// Reads batch after batch on a thread of its own, at most `ahead` before they are taken.
+class Prefetcher {
+ public:
+  /// Sets the rows of batch `index`; false: there are no more.
+  using Plan = std::function<bool(std::int64_t index, std::vector<std::int64_t>& rows)>;
+
+  Prefetcher(const Dataset& dataset, Device& device, DType dtype, std::size_t ahead, Plan plan)
+      : dataset_(dataset),
+        device_(device),
+        dtype_(dataset.info().kind == DataKind::tokens ? DType::i32 : dtype),
+        ahead_(ahead),
+        plan_(std::move(plan)),
+        buffers_({[](std::size_t bytes) { return static_cast<std::byte*>(std::aligned_alloc(256, bytes)); },
+                  [](std::byte* data) { std::free(data); }}),
+        thread_([this] { run(); }) {}
+
+  ~Prefetcher() {
+    {
+      std::lock_guard lock(mutex_);
+      stop_ = true;
+    }
+    changed_.notify_all();
+    thread_.join();
+  }
+
+  std::optional<Batch> next() {
+    HostBatch host;
+    {
+      std::unique_lock lock(mutex_);
+      if (ready_.empty() && !ended_) {
+        const auto begin = std::chrono::steady_clock::now();
+        changed_.wait(lock, [&] { return !ready_.empty() || ended_; });
+        exposed_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+      }
+      if (ready_.empty()) {
+        if (problem_) std::rethrow_exception(problem_);
+        return {};
+      }
+      host = std::move(ready_.front());
+      ready_.pop_front();
+    }
+    changed_.notify_all();
+    return upload(std::move(host));
+  }
+
+  double exposed_seconds() const { return exposed_; }
+
+ private:
+  struct HostBatch {
+    Memory memory;  // inputs, then targets
+    View inputs, targets;
+    std::int64_t rows = 0;
+    double weight = 0;
+  };
+
+  void run() {
+    std::vector<std::int64_t> rows;
+    try {
+      for (std::int64_t index = 0;; ++index) {
+        {
+          std::unique_lock lock(mutex_);
+          changed_.wait(lock, [&] { return stop_ || ready_.size() < ahead_; });
+          if (stop_) return;
+        }
+        if (!plan_(index, rows)) break;
+        HostBatch batch = read(rows);
+        {
+          std::lock_guard lock(mutex_);
+          ready_.push_back(std::move(batch));
+        }
+        changed_.notify_all();
+      }
+    } catch (...) {  // carried to the next call of next()
+      std::lock_guard lock(mutex_);
+      problem_ = std::current_exception();
+    }
+    {
+      std::lock_guard lock(mutex_);
+      ended_ = true;
+    }
+    changed_.notify_all();
+  }
+
+  HostBatch read(const std::vector<std::int64_t>& rows) {
+    const auto& info = dataset_.info();
+    HostBatch batch;
+    batch.rows = std::int64_t(rows.size());
+    const std::int64_t n = batch.rows * count(info.input), m = batch.rows * count(info.target);
+    const std::size_t targets_at = (std::size_t(n) * size_of(dtype_) + 255) / 256 * 256;
+    batch.memory = buffers_.allocate(targets_at + std::size_t(m) * size_of(info.target_dtype));
+    batch.inputs = {batch.memory.get(), n, dtype_};
+    batch.targets = {batch.memory.get() + targets_at, m, info.target_dtype};
+    dataset_.read(rows, batch.inputs, batch.targets);
+    batch.weight = m > 0 ? double(m) : double(batch.rows);
+    return batch;
+  }
+
+  Batch upload(HostBatch host) {
+    const auto& info = dataset_.info();
+    auto place = [&](View view, const Shape& row) {
+      Shape shape = {host.rows};
+      shape.insert(shape.end(), row.begin(), row.end());
+      if (device_.kind() == DeviceKind::cpu) return Tensor(std::move(shape), view, host.memory);
+      Tensor tensor(device_, std::move(shape), view.dtype);
+      kernels::copy(device_.queue(), tensor.view(), view);
+      return tensor;
+    };
+    Batch batch;
+    batch.inputs = place(host.inputs, info.input);
+    if (host.targets.size > 0) batch.targets = place(host.targets, info.target);
+    batch.weight = host.weight;
+    return batch;
+  }
+
+  const Dataset& dataset_;
+  Device& device_;
+  const DType dtype_;
+  const std::size_t ahead_;
+  const Plan plan_;
+  Arena buffers_;  // batches given back are filled again
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<HostBatch> ready_;
+  bool stop_ = false, ended_ = false;
+  std::exception_ptr problem_;
+  double exposed_ = 0;
+  std::thread thread_;  // last: it starts when everything else is there
+};
+
+}  // namespace
+
+// ---- training
+
+struct Loader::Work {
+  LoaderOptions options;
+  Stream stream;
+  std::int64_t taken = 0;  // lanes handed out
+  std::optional<Prefetcher> prefetcher;
+};
+
+Loader::Loader(const Dataset& dataset, Device& device, LoaderOptions options) {
+  require(Exit::usage,
+          options.lane_count >= 1 && options.first_lane >= 0 && options.first_lane + options.lane_count <= options.lanes,
+          "loader: lanes {} to {} of {}", options.first_lane, options.first_lane + options.lane_count, options.lanes);
+  work_.reset(
+      new Work{options, Stream({dataset.rows(), options.lanes, options.rows_per_lane, options.seed, options.shuffle}), 0, {}});
+  auto plan = [options, stream = work_->stream](std::int64_t index, std::vector<std::int64_t>& rows) {
+    rows.resize(std::size_t(options.rows_per_lane));
+    stream.rows(options.start_step + index / options.lane_count, options.first_lane + int(index % options.lane_count), rows);
+    return true;
+  };
+  const auto ahead = std::size_t(std::max(1, options.steps_ahead)) * std::size_t(options.lane_count);
+  work_->prefetcher.emplace(dataset, device, options.dtype, ahead, plan);
+}
+
+Loader::~Loader() = default;
+
+Batch Loader::next_lane() {
+  auto batch = work_->prefetcher->next();
+  ++work_->taken;
+  return std::move(*batch);
+}
+std::int64_t Loader::step() const {
+  return work_->options.start_step + work_->taken / work_->options.lane_count;
+}
+double Loader::exposed_seconds() const {
+  return work_->prefetcher->exposed_seconds();
+}
+const Stream& Loader::stream() const {
+  return work_->stream;
+}
+
+// ---- evaluation
+
+struct Pass::Work {
+  std::int64_t first = 0, mine = 0, all = 0;
+  std::optional<Prefetcher> prefetcher;
+};
+
+Pass::Pass(const Dataset& dataset, Device& device, PassOptions options) : work_(new Work) {
+  require(Exit::usage, options.rows_per_batch >= 1, "evaluation: {} rows a batch", options.rows_per_batch);
+  const std::int64_t rows = options.rows > 0 ? std::min(options.rows, dataset.rows()) : dataset.rows();
+  const std::int64_t size = options.rows_per_batch, all = (rows + size - 1) / size;
+  const std::int64_t each = all / options.ranks, rest = all % options.ranks;
+  work_->first = options.rank * each + std::min<std::int64_t>(options.rank, rest);
+  work_->mine = each + (options.rank < rest);
+  work_->all = all;
+  auto plan = [first = work_->first, mine = work_->mine, size, rows](std::int64_t index, std::vector<std::int64_t>& out) {
+    if (index >= mine) return false;
+    const std::int64_t begin = (first + index) * size, end = std::min(rows, begin + size);
+    out.resize(std::size_t(end - begin));
+    for (std::int64_t i = begin; i < end; ++i) out[std::size_t(i - begin)] = i;
+    return true;
+  };
+  work_->prefetcher.emplace(dataset, device, options.dtype, 2, plan);
+}
+
+Pass::~Pass() = default;
+
+std::optional<Batch> Pass::next() {
+  return work_->prefetcher->next();
+}
+std::int64_t Pass::first_batch() const {
+  return work_->first;
+}
+std::int64_t Pass::batch_count() const {
+  return work_->mine;
+}
+std::int64_t Pass::batches() const {
+  return work_->all;
+}
+
+}  // namespace lockstep::io

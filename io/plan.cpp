@@ -1,0 +1,232 @@
+#include "io/plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+namespace lockstep::io {
+
+using hdf5::Element;
+using hdf5::Info;
+using Json = nlohmann::json;
+
+std::string Plan::to_json() const {
+  Json j;
+  for (const auto& part : parts) j["parts"].push_back({part.file, part.names.inputs, part.names.targets});
+  j["kind"] = int(info.kind), j["input"] = info.input, j["target"] = info.target, j["target_dtype"] = int(info.target_dtype);
+  j["classes"] = info.classes, j["class_names"] = info.class_names;
+  j["inputs"] = int(inputs), j["targets"] = int(targets), j["hold"] = hold, j["hold_targets"] = hold_targets;
+  j["stream"] = stream, j["channels_first"] = channels_first, j["from"] = from, j["to"] = to;
+  j["scale"] = scale, j["shift"] = shift;
+  return j.dump();
+}
+
+Plan Plan::from_json(const std::string& text) {
+  const Json j = Json::parse(text);
+  Plan p;
+  for (const auto& part : j["parts"]) p.parts.push_back({part[0], {part[1], part[2]}});
+  p.info.kind = DataKind(j["kind"].get<int>()), p.info.input = j["input"].get<Shape>(), p.info.target = j["target"].get<Shape>();
+  p.info.target_dtype = DType(j["target_dtype"].get<int>()), p.info.classes = j["classes"];
+  p.info.class_names = j["class_names"].get<std::vector<std::string>>();
+  p.inputs = Element(j["inputs"].get<int>()), p.targets = Element(j["targets"].get<int>());
+  p.hold = j["hold"], p.hold_targets = j["hold_targets"], p.stream = j["stream"], p.channels_first = j["channels_first"];
+  p.from = j["from"], p.to = j["to"];
+  p.scale = j["scale"].get<std::vector<float>>(), p.shift = j["shift"].get<std::vector<float>>();
+  return p;
+}
+
+namespace {
+
+/// An attribute of a dataset, of its groups, or of the file: the nearest.
+template <class Get>
+auto nearest(const hdf5::File& file, std::string object, const std::string& attribute, Get get)
+    -> decltype(get(file, object, attribute)) {
+  for (;; object = object.substr(0, object.find('/') == std::string::npos ? 0 : object.rfind('/'))) {
+    if (auto found = get(file, object, attribute)) return found;
+    if (object.empty()) return {};
+  }
+}
+std::optional<std::vector<double>> numbers(const hdf5::File& file, const std::string& object, const std::string& attribute) {
+  return nearest(file, object, attribute, [](const auto& f, const auto& o, const auto& a) { return f.numbers(o, a); });
+}
+std::optional<std::vector<std::string>> texts(const hdf5::File& file, const std::string& object, const std::string& attribute) {
+  return nearest(file, object, attribute, [](const auto& f, const auto& o, const auto& a) { return f.texts(o, a); });
+}
+
+DataKind kind_of(const Info& in, const DatasetOptions& options, const std::string& where) {
+  const std::size_t axes = in.shape.size();
+  DataKind kind = options.kind;
+  auto slash = in.name.rfind('/');
+  const std::string leaf = slash == std::string::npos ? in.name : in.name.substr(slash + 1);
+  const bool token_name = leaf.starts_with("tokens") || leaf.starts_with("input_ids");
+  if (kind == DataKind::automatic)
+    kind = in.type == hdf5::Class::integer && (axes == 1 || (axes == 2 && token_name)) ? DataKind::tokens
+           : axes <= 2                                                                 ? DataKind::table
+                                                                                       : DataKind::images;
+  const bool fits = kind == DataKind::tokens   ? in.type == hdf5::Class::integer && (axes == 1 || axes == 2)
+                    : kind == DataKind::images ? axes == 3 || axes == 4
+                                               : axes >= 1;
+  require(Exit::bad_data, fits, "{} {} {} cannot be {}", where, to_text(in.shape), in.type_text,
+          kind == DataKind::tokens   ? "tokens: they are integers along one axis, or (rows, length)"
+          : kind == DataKind::images ? "images: they are (rows, height, width) or (rows, height, width, channels)"
+                                     : "a table: that has an axis of rows");
+  return kind;
+}
+
+/// mean and std of the inputs: from the configuration, from attributes, or from datasets of that name beside the inputs.
+std::vector<double> statistic(const hdf5::File& file, const std::string& inputs, const std::string& name,
+                              const std::vector<float>& given) {
+  if (!given.empty()) return {given.begin(), given.end()};
+  if (auto found = numbers(file, inputs, name)) return *found;
+  const auto slash = inputs.rfind('/');
+  const std::string beside = (slash == std::string::npos ? "" : inputs.substr(0, slash + 1)) + name;
+  if (!file.has_dataset(beside)) return {};
+  const auto data = file.dataset(beside);
+  if (!data.info().numeric() || data.rows() * data.width() > (1 << 24)) return {};
+  std::vector<float> values(std::size_t(data.rows() * data.width()), 0.f);
+  data.read(Element::f32, 0, data.rows(), values.data());
+  return {values.begin(), values.end()};
+}
+
+void set_normalisation(Plan& plan, const Info& in, const DatasetOptions& options, const hdf5::File& file,
+                       const std::string& where) {
+  const std::int64_t channels = plan.info.kind == DataKind::images ? plan.info.input[2] : plan.info.input[0];
+  // Pixels of 8 and 16 bits count as shares of white.
+  const bool pixels = plan.info.kind == DataKind::images && in.type == hdf5::Class::integer && !in.is_signed && in.bytes <= 2;
+  const double white = !pixels ? 1 : in.bytes == 1 ? 255 : 65535;
+  auto mean = statistic(file, in.name, "mean", options.mean), deviation = statistic(file, in.name, "std", options.deviation);
+  for (const auto* values : {&mean, &deviation})
+    require(Exit::bad_data, values->size() <= 1 || std::int64_t(values->size()) == channels,
+            "{}: {} has {} values for {} channels or columns", where, values == &mean ? "mean" : "std", values->size(), channels);
+  // A mean above 1 can only be in units of the stored pixels.
+  const bool stored_units = pixels && std::any_of(mean.begin(), mean.end(), [](double m) { return m > 1; });
+  const std::size_t n = std::max<std::size_t>({1, mean.size(), deviation.size()});
+  for (std::size_t i = 0; i < n; ++i) {
+    double m = mean.empty() ? 0 : mean[mean.size() == 1 ? 0 : i],
+           d = deviation.empty() ? 1 : deviation[deviation.size() == 1 ? 0 : i];
+    require(Exit::bad_data, std::isfinite(m) && std::isfinite(d) && d >= 0, "{}: mean {} and std {} cannot normalise", where, m,
+            d);
+    if (d == 0) d = 1;  // a constant column
+    if (stored_units) m /= white, d /= white;
+    plan.scale.push_back(float(1 / (white * d)));
+    plan.shift.push_back(float(-m / d));
+  }
+}
+
+void set_targets(Plan& plan, const Info& t, const DatasetOptions& options, const std::string& where) {
+  require(Exit::bad_data, t.numeric() && (t.shape.size() == 1 || t.shape.size() == 2),
+          "{} {} {} cannot be labels: they are numbers, one a row, or (rows, outputs)", where, to_text(t.shape), t.type_text);
+  const std::int64_t outputs = t.shape.size() == 2 ? t.shape[1] : 1;
+  const bool whole = t.type == hdf5::Class::integer;
+  const bool classes =
+      !options.regression && outputs == 1 && (whole || options.classes > 0 || plan.info.kind == DataKind::images);
+  require(Exit::bad_data, classes || options.regression || !whole,
+          "{} {} {}: labels are one whole number a row; set data.regression = true when they are values", where, to_text(t.shape),
+          t.type_text);
+  plan.info.target_dtype = classes ? DType::i32 : DType::f32;
+  plan.info.target = classes ? Shape{} : Shape{outputs};
+  plan.targets = !whole || !classes ? Element::f32 : t.bytes == 1 && !t.is_signed ? Element::u8 : Element::i32;
+  plan.hold_targets = t.shape[0] * outputs * std::int64_t(hdf5::size_of(plan.targets)) <= std::int64_t(options.memory_limit);
+}
+
+void set_classes(Plan& plan, const hdf5::File& file, const Names& names, const DatasetOptions& options) {
+  auto& info = plan.info;
+  info.classes = options.classes;
+  if (info.kind == DataKind::tokens) {
+    if (info.classes == 0)
+      if (auto given = numbers(file, names.inputs, "vocabulary"); given && given->size() == 1)
+        info.classes = std::int64_t((*given)[0]);
+    if (info.classes == 0 && plan.inputs == Element::u8) info.classes = 256;
+    return;
+  }
+  if (info.target_dtype != DType::i32 || names.targets.empty()) return;
+  if (auto words = texts(file, names.targets, "classes"); words && words->size() > 1) info.class_names = *words;
+  if (info.classes == 0) info.classes = std::int64_t(info.class_names.size());
+  if (info.classes == 0)
+    if (auto given = numbers(file, names.targets, "classes"); given && given->size() == 1)
+      info.classes = std::int64_t((*given)[0]);
+}
+
+}  // namespace
+
+Plan make_plan(const DatasetOptions& options, const std::vector<Plan::Part>& parts, Sources& sources, const Plan* training) {
+  Plan plan;
+  plan.parts = parts;
+  plan.channels_first = options.channels_first;
+  auto& info = plan.info;
+  std::int64_t bytes = 0;
+  Info first;
+  for (const auto& part : parts) {
+    const auto file = sources.file(part.file);
+    const Info in = file->dataset(part.names.inputs).info();
+    const std::string where = part.file + ":/" + in.name;
+    require(Exit::bad_data, in.numeric() && !in.shape.empty(),
+            "{} {} {} cannot be inputs: numbers with an axis of rows are needed", where, to_text(in.shape), in.type_text);
+    const std::int64_t values = count(in.shape);
+    require(Exit::bad_data, values > 0, "{} has no rows: its shape is {}", where, to_text(in.shape));
+    if (&part == &parts[0]) {
+      first = in;
+      info.kind = kind_of(in, options, where);
+      if (info.kind == DataKind::tokens) {
+        plan.stream = in.shape.size() == 1;
+        require(Exit::usage, options.length > 0 || !plan.stream, "{} is a stream of tokens: the length of a row is missing",
+                where);
+        const std::int64_t longest = plan.stream ? options.length : in.shape[1] - 1;
+        require(Exit::bad_data, longest >= 1 && options.length <= longest, "{} {}: its rows give at most {} tokens, not {}",
+                where, to_text(in.shape), longest, options.length);
+        info.input = info.target = {options.length > 0 ? options.length : longest};
+        plan.inputs = in.is_signed || in.bytes > 2 ? Element::i32 : in.bytes == 1 ? Element::u8 : Element::u16;
+      } else {
+        plan.inputs = in.type == hdf5::Class::integer && !in.is_signed && in.bytes == 1 ? Element::u8 : Element::f32;
+        if (info.kind == DataKind::table) {
+          info.input = {values / in.shape[0]};
+        } else {
+          const std::int64_t c = in.shape.size() == 3 ? 1 : options.channels_first ? in.shape[1] : in.shape[3];
+          const bool shifted = in.shape.size() == 4 && options.channels_first;
+          info.input = {in.shape[shifted ? 2 : 1], in.shape[shifted ? 3 : 2], c};
+          require(Exit::bad_data, shifted || in.shape.size() == 3 || in.shape[1] > 4 || in.shape[3] <= 4,
+                  "{} {} looks like (rows, channels, height, width): set data.channels_first = true", where, to_text(in.shape));
+        }
+        set_normalisation(plan, in, options, *file, where);
+      }
+    } else {
+      const bool same = std::equal(in.shape.begin() + 1, in.shape.end(), first.shape.begin() + 1, first.shape.end());
+      require(Exit::bad_data, same && in.type == first.type && in.bytes == first.bytes && in.is_signed == first.is_signed,
+              "{} {} {} does not match the first file, which has {}", where, to_text(in.shape), in.type_text, first.text());
+    }
+    bytes += values * std::int64_t(hdf5::size_of(plan.inputs));
+    if (info.kind == DataKind::tokens) {
+      if (plan.stream && in.shape[0] < options.length + 1)
+        throw Error(
+            fmt::format("{} has {} tokens, fewer than one row of {} and the one after it", where, in.shape[0], options.length),
+            Exit::bad_data);
+    } else if (!part.names.targets.empty()) {
+      const Info t = file->dataset(part.names.targets).info();
+      if (&part == &parts[0]) set_targets(plan, t, options, part.file + ":/" + t.name);
+      require(Exit::bad_data, t.numeric() && !t.shape.empty() && t.shape[0] == in.shape[0], "{} has {} rows but {} has {}", where,
+              in.shape[0], t.text(), t.shape.empty() ? 1 : t.shape[0]);
+      require(Exit::bad_data, count(t.shape) / t.shape[0] == count(info.target), "{} has {} values a row, the first file {}",
+              t.text(), count(t.shape) / t.shape[0], count(info.target));
+    } else {
+      info.target = {0};  // no labels wanted
+      info.target_dtype = DType::f32;
+    }
+    if (&part == &parts[0]) set_classes(plan, *file, part.names, options);
+  }
+  plan.hold = bytes <= std::int64_t(options.memory_limit);
+  if (training) {
+    const auto& model = training->info;
+    require(Exit::bad_data,
+            info.kind == model.kind && info.input == model.input && info.target == model.target &&
+                info.target_dtype == model.target_dtype && (plan.inputs == training->inputs || model.kind != DataKind::images),
+            "{}: validation rows of {} {} do not match training rows of {} {}", parts[0].file, name_of(info.kind),
+            to_text(info.input), name_of(model.kind), to_text(model.input));
+    plan.scale = training->scale, plan.shift = training->shift;
+    info.classes = model.classes, info.class_names = model.class_names;
+  }
+  return plan;
+}
+
+}  // namespace lockstep::io

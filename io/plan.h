@@ -1,0 +1,55 @@
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "io/dataset.h"
+#include "io/names.h"
+#include "io/rows.h"
+
+namespace lockstep::io {
+
+/// Everything that opening the training or the validation rows needs, found by rank 0 and sent to the others as JSON: no rank
+/// looks for itself.
+struct Plan {
+  struct Part {
+    std::string file;
+    Names names;
+  };
+  std::vector<Part> parts;                                                  ///< their rows follow one another
+  DatasetInfo info;                                                         ///< rows are counted when opened
+  hdf5::Element inputs = hdf5::Element::f32, targets = hdf5::Element::i32;  ///< as held in memory
+  bool hold = true, hold_targets = true;                                    ///< small enough to be read into memory
+  bool stream = false;  ///< tokens along one axis, cut into windows; otherwise the first axis is rows
+  bool channels_first = false;
+  /// This plan's share of the rows, [from, to): of each part's tokens in their order, or of all rows in an order drawn once and
+  /// for all, since files are often sorted by class.
+  double from = 0, to = 1;
+  std::vector<float> scale, shift;  ///< inputs become x * scale + shift; one, or one a channel or column
+
+  std::string to_json() const;
+  static Plan from_json(const std::string&);
+};
+
+/// Open datasets, shared by a training and a validation part of the same file.
+class Sources {
+ public:
+  std::shared_ptr<const hdf5::File> file(const std::string& path);
+  std::shared_ptr<const Rows> rows(const std::string& path, const std::string& name, hdf5::Element, bool hold);
+
+ private:
+  std::map<std::string, std::shared_ptr<const hdf5::File>> files_;
+  std::map<std::string, std::shared_ptr<const Rows>> rows_;
+};
+
+/// A plan for rank 0's eyes; `training`, when given, is the plan whose normalisation and classes a validation part shares.
+Plan make_plan(const DatasetOptions&, const std::vector<Plan::Part>&, Sources&, const Plan* training);
+/// Looks at every value that can be wrong: NaN and infinity in inputs and regression targets, labels and tokens out of range.
+/// Sets info.classes when it is not known yet; without `thorough` that is all it does.
+void scan(Plan&, Sources&, bool thorough);
+
+std::unique_ptr<Dataset> open_plan(const Plan&, Sources&);
+
+}  // namespace lockstep::io

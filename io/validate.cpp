@@ -1,0 +1,133 @@
+#include <poll.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <csignal>
+#include <cstring>
+#include <fstream>
+
+#include "io/dataset.h"
+#include "io/rows.h"
+
+namespace lockstep::io {
+namespace {
+
+constexpr std::int64_t whole_bytes = 256 << 20;  // files up to this size are read completely
+constexpr int cpu_seconds = 30, wall_seconds = 120;
+constexpr rlim_t memory = rlim_t(2) << 30;
+
+/// Reads through a file as training would, in the child.
+void read_through(const std::string& path) {
+  auto file = hdf5::File::open(path);
+  std::int64_t total = 0;
+  const auto there = file.datasets();
+  for (const auto& info : there)
+    if (info.numeric()) total += count(info.shape) * info.bytes;
+  for (const auto& info : there) {
+    file.attributes(info.name);
+    if (!info.numeric() || count(info.shape) == 0) continue;
+    const auto data = file.dataset(info.name);
+    const auto element = info.type == hdf5::Class::real ? hdf5::Element::f32 : hdf5::Element::i32;
+    const std::int64_t row = std::max<std::int64_t>(1, data.width() * 4);
+    require(Exit::bad_data, row < (std::int64_t(1) << 30), "{}: one row of '{}' {} has {} bytes; the file is damaged", path,
+            info.name, to_text(info.shape), row);
+    const std::int64_t run = std::clamp<std::int64_t>((std::int64_t(16) << 20) / row, 1, data.rows());
+    std::vector<std::byte> block(std::size_t(run * row));
+    const bool whole = total <= whole_bytes;
+    for (std::int64_t first = 0; first < data.rows(); first += run) {
+      const std::int64_t n = std::min(run, data.rows() - first);
+      if (whole || first == 0 || first + n == data.rows()) data.read(element, first, n, block.data());
+    }
+  }
+}
+
+/// Address space in use, in bytes: limits are set relative to it, since sanitizers map terabytes.
+rlim_t address_space() {
+  long pages = 0;
+  std::ifstream("/proc/self/statm") >> pages;
+  return rlim_t(pages) * rlim_t(sysconf(_SC_PAGESIZE));
+}
+
+/// The child's life: one line to the pipe, empty when all is well, then gone without running anyone's destructors.
+[[noreturn]] void child(const std::string& path, int pipe) {
+  for (int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGABRT, SIGILL}) std::signal(signal, SIG_DFL);
+  const rlimit cpu{cpu_seconds, cpu_seconds}, space{address_space() + memory, RLIM_INFINITY}, no_core{0, 0};
+  setrlimit(RLIMIT_CPU, &cpu);
+  setrlimit(RLIMIT_AS, &space);
+  setrlimit(RLIMIT_CORE, &no_core);
+  std::string message = "+";
+  try {
+    read_through(path);
+  } catch (const std::bad_alloc&) {
+    message = path + ": the file is damaged: reading it needs more memory than it can hold";
+  } catch (const std::exception& e) {
+    message = e.what();
+  }
+  for (std::size_t sent = 0; sent < message.size();) {
+    const auto n = ::write(pipe, message.data() + sent, message.size() - sent);
+    if (n <= 0) break;
+    sent += std::size_t(n);
+  }
+  _exit(0);
+}
+
+void validate_one(const std::string& path) {
+  int ends[2];
+  require(Exit::io, pipe(ends) == 0, "{}: checking the file: no pipe: {}", path, std::strerror(errno));
+  pid_t pid;
+  {
+    hdf5::Lock lock;  // no other thread is inside the library while it is copied
+    pid = fork();
+    if (pid == 0) {
+      close(ends[0]);
+      child(path, ends[1]);
+    }
+  }
+  close(ends[1]);
+  if (pid < 0) {
+    close(ends[0]);
+    throw Error(path + ": checking the file: no child process: " + std::strerror(errno), Exit::io);
+  }
+
+  std::string message;
+  bool in_time = true;
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(wall_seconds);
+  for (;;) {
+    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now()).count();
+    pollfd ready{ends[0], POLLIN, 0};
+    const int changed = poll(&ready, 1, int(std::max<long>(0, left)));
+    if (changed < 0 && errno == EINTR) continue;
+    if (changed <= 0) {
+      in_time = false;
+      kill(pid, SIGKILL);
+      break;
+    }
+    char buffer[512];
+    const auto n = ::read(ends[0], buffer, sizeof buffer);
+    if (n <= 0) break;
+    message.append(buffer, std::size_t(n));
+  }
+  close(ends[0]);
+  int status = 0;
+  while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+  }
+  if (message == "+") return;
+  if (!message.empty()) throw Error(message, Exit::bad_data);
+  require(Exit::bad_data, in_time, "{}: the file is damaged, or its file system does not answer: reading it took more than {} s",
+          path, wall_seconds);
+  const bool slow = WIFSIGNALED(status) && (WTERMSIG(status) == SIGXCPU || WTERMSIG(status) == SIGKILL);
+  throw Error(path + ": the file is damaged: the HDF5 library " +
+                  (slow ? std::string("found no end in it") : "crashed on it (" + std::string(strsignal(WTERMSIG(status))) + ")"),
+              Exit::bad_data);
+}
+
+}  // namespace
+
+void validate_file(const std::string& path) {
+  for (const auto& file : expand_paths({path})) validate_one(file);
+}
+
+}  // namespace lockstep::io
