@@ -1,0 +1,160 @@
+#include "kernels/binary.h"
+
+#include "kernels/base/launch.h"
+
+namespace lockstep::kernels {
+namespace {
+
+// value, and slopes with respect to a and b. `linear`: the slopes read neither a nor b, which may then be absent.
+struct Plus {
+  static constexpr bool linear = true;
+  HD static float value(float a, float b) { return a + b; }
+  HD static float slope_a(float, float) { return 1; }
+  HD static float slope_b(float, float) { return 1; }
+};
+struct Minus {
+  static constexpr bool linear = true;
+  HD static float value(float a, float b) { return a - b; }
+  HD static float slope_a(float, float) { return 1; }
+  HD static float slope_b(float, float) { return -1; }
+};
+struct Times {
+  static constexpr bool linear = false;
+  HD static float value(float a, float b) { return a * b; }
+  HD static float slope_a(float, float b) { return b; }
+  HD static float slope_b(float a, float) { return a; }
+};
+struct Over {
+  static constexpr bool linear = false;
+  HD static float value(float a, float b) { return a / b; }
+  HD static float slope_a(float, float b) { return 1 / b; }
+  HD static float slope_b(float a, float b) { return -a / (b * b); }
+};
+
+template <class F>
+void visit_binary(Binary op, F&& f) {
+  switch (op) {
+    case Binary::add: return f.template operator()<Plus>();
+    case Binary::subtract: return f.template operator()<Minus>();
+    case Binary::multiply: return f.template operator()<Times>();
+    case Binary::divide: return f.template operator()<Over>();
+  }
+  throw Error("binary: unknown op");
+}
+
+template <class Op, class T>
+struct Forward {
+  T* y;
+  const T* a;
+  const T* b;
+  HD void operator()(std::int64_t i, std::int64_t j) const { y[i] = T(Op::value(float(a[i]), float(b[j]))); }
+};
+
+template <class Op, class T>
+struct BackwardA {
+  T* da;
+  const T* dy;
+  const T* b;
+  bool accumulate;
+  HD void operator()(std::int64_t i, std::int64_t j) const {
+    float d = float(dy[i]) * Op::slope_a(0, Op::linear ? 0.f : float(b[j]));
+    da[i] = T(accumulate ? float(da[i]) + d : d);
+  }
+};
+
+/// db element by element, or as sums over rows.
+template <class Op, class T, class G>
+struct BackwardB {
+  G* db;
+  const T* dy;
+  const T* a;
+  const T* b;
+  std::int64_t columns;
+  bool accumulate;
+  HD void operator()(std::int64_t i) const { store(i, term(i, i)); }                                      // b like a
+  HD Sums<1> operator()(std::int64_t row, std::int64_t c) const { return {term(row * columns + c, c)}; }  // b a row
+  HD void operator()(std::int64_t c, Sums<1> total) const { store(c, total[0]); }
+
+ private:
+  HD float term(std::int64_t i, std::int64_t j) const {
+    return float(dy[i]) * (Op::linear ? Op::slope_b(0, 0) : Op::slope_b(float(a[i]), float(b[j])));
+  }
+  HD void store(std::int64_t j, float d) const { db[j] = G(accumulate ? float(db[j]) + d : d); }
+};
+
+template <class Body>
+struct Same {
+  Body body;
+  HD void operator()(std::int64_t i) const { body(i, i); }
+};
+template <class Body>
+struct ByRow {
+  Body body;
+  std::int64_t columns;
+  template <class Team>
+  HD void operator()(Team team, std::int64_t row) const {
+    std::int64_t begin = row * columns;
+    team.each(columns, [&](std::int64_t c) { body(begin + c, c); });
+  }
+};
+
+/// body(i, j) for every element i of a and its partner j in b.
+template <class Body>
+void for_each_pair(const Queue& q, std::int64_t n, std::int64_t columns, Body body) {
+  if (n == columns)
+    for_each(q, n, Same<Body>{body});
+  else
+    for_each_row(q, n / columns, columns, ByRow<Body>{body, columns});
+}
+
+void check_sizes(const char* op, std::int64_t a, std::int64_t b) {
+  require(b == a || (b > 0 && a % b == 0), "{}: b with {} elements is neither as large as a with {} nor a row of it", op, b, a);
+}
+
+}  // namespace
+
+void binary(const Queue& q, Binary op, View y, View a, View b) {
+  check_sizes("binary", a.size, b.size);
+  require(y.size == a.size, "binary: y has {} elements, a {}", y.size, a.size);
+  visit_float(a.dtype, [&]<class T>() {
+    visit_binary(op, [&]<class Op>() { for_each_pair(q, a.size, b.size, Forward<Op, T>{y.as<T>(), a.as<T>(), b.as<T>()}); });
+  });
+}
+
+void binary_backward_a(const Queue& q, Binary op, View da, View dy, View, View b, Write write) {
+  if (!da) return;
+  require(da.size == dy.size, "binary_backward_a: da has {} elements, dy {}", da.size, dy.size);
+  visit_float(dy.dtype, [&]<class T>() {
+    visit_binary(op, [&]<class Op>() {
+      // A linear op has no use for b: one loop over all.
+      if constexpr (!Op::linear) check_sizes("binary_backward_a", dy.size, b.size);
+      for_each_pair(q, dy.size, Op::linear ? dy.size : b.size,
+                    BackwardA<Op, T>{da.as<T>(), dy.as<T>(), b.as<T>(), write == Write::accumulate});
+    });
+  });
+}
+
+void binary_backward_b(const Queue& q, Binary op, View db, View dy, View a, View b, Write write) {
+  if (!db) return;
+  check_sizes("binary_backward_b", dy.size, db.size);
+  visit_float(dy.dtype, [&]<class T>() {
+    visit_binary(op, [&]<class Op>() {
+      require(Op::linear || (a.size == dy.size && b.size == db.size), "binary_backward_b: a has {} elements, dy {}, b {}, db {}",
+              a.size, dy.size, b.size, db.size);
+      auto run = [&]<class G>() {
+        std::int64_t columns = db.size;
+        BackwardB<Op, T, G> body{db.as<G>(), dy.as<T>(), a.as<T>(), b.as<T>(), columns, write == Write::accumulate};
+        if (dy.size == columns)
+          for_each(q, columns, body);
+        else
+          reduce_rows<1>(q, dy.size / columns, columns, body, body);
+      };
+      if (db.dtype == dy.dtype)
+        run.template operator()<T>();
+      else
+        run.template operator()<float>();
+    });
+  });
+}
+
+}  // namespace lockstep::kernels

@@ -1,0 +1,56 @@
+#include "kernels/dropout.h"
+
+#include "kernels/base/launch.h"
+
+namespace lockstep::kernels {
+namespace {
+
+/// Forward and gradient are the same product with keep / (1 - p).
+template <class T, bool accumulate>
+struct Mask {
+  T* y;
+  const T* x;
+  float p, factor;
+  RandomKey key;
+  std::int64_t first;
+
+  /// `i` counts in the unsharded tensor. What is dropped is zero even where x is not finite.
+  HD void write(std::int64_t i, std::uint32_t word) const {
+    std::int64_t at = i - first;
+    float kept = float(x[at]) * factor;
+    float v = to_uniform(word) >= p ? kept : 0.f;
+    y[at] = T(accumulate ? float(y[at]) + v : v);
+  }
+  HD void group(std::int64_t g) const {
+    Random4 r = random_words(key, std::uint64_t(g));
+    write(4 * g, r.x);
+    write(4 * g + 1, r.y);
+    write(4 * g + 2, r.z);
+    write(4 * g + 3, r.w);
+  }
+  HD void element(std::int64_t i) const { write(i, random_word(key, std::uint64_t(i))); }
+};
+
+void mask(const char* op, const Queue& q, View y, View x, float p, RandomKey key, Write write, std::int64_t first) {
+  require(y.size == x.size, "{}: {} elements in, {} out", op, x.size, y.size);
+  require(p >= 0 && p <= 1 && first >= 0, "{}: the probability is {}, the first element {}", op, p, first);
+  float factor = p < 1 ? 1 / (1 - p) : 0;
+  visit_float(x.dtype, [&]<class T>() {
+    if (write == Write::accumulate)
+      for_each_group(q, first, x.size, Mask<T, true>{y.as<T>(), x.as<T>(), p, factor, key, first});
+    else
+      for_each_group(q, first, x.size, Mask<T, false>{y.as<T>(), x.as<T>(), p, factor, key, first});
+  });
+}
+
+}  // namespace
+
+void dropout(const Queue& q, View y, View x, float p, RandomKey key, std::int64_t first) {
+  mask("dropout", q, y, x, p, key, Write::overwrite, first);
+}
+
+void dropout_backward(const Queue& q, View dx, View dy, float p, RandomKey key, Write write, std::int64_t first) {
+  mask("dropout_backward", q, dx, dy, p, key, write, first);
+}
+
+}  // namespace lockstep::kernels

@@ -1,0 +1,63 @@
+#include "kernels/softmax.h"
+
+#include "kernels/base/launch.h"
+#include "kernels/base/math.h"
+
+namespace lockstep::kernels {
+namespace {
+
+template <class T>
+struct Forward {
+  T* y;
+  const T* x;
+  std::int64_t columns;
+  template <class Team>
+  HD void operator()(Team team, std::int64_t row) const {
+    const T* in = x + row * columns;
+    T* out = y + row * columns;
+    float most = team.max(columns, [&](std::int64_t c) { return float(in[c]); });
+    float total = team.sum(columns, [&](std::int64_t c) { return math::exp(float(in[c]) - most); });
+    float inverse = 1 / total;
+    team.each(columns, [&](std::int64_t c) { out[c] = T(math::exp(float(in[c]) - most) * inverse); });
+  }
+};
+
+template <class T, bool accumulate>
+struct Backward {
+  T* dx;
+  const T* dy;
+  const T* y;
+  std::int64_t columns;
+  template <class Team>
+  HD void operator()(Team team, std::int64_t row) const {
+    const T* up = dy + row * columns;
+    const T* p = y + row * columns;
+    T* out = dx + row * columns;
+    float dot = team.sum(columns, [&](std::int64_t c) { return float(up[c]) * float(p[c]); });
+    team.each(columns, [&](std::int64_t c) {
+      float d = float(p[c]) * (float(up[c]) - dot);
+      out[c] = T(accumulate ? float(out[c]) + d : d);
+    });
+  }
+};
+
+}  // namespace
+
+void softmax(const Queue& q, View y, View x, std::int64_t columns) {
+  require(columns > 0 && x.size % columns == 0 && y.size == x.size, "softmax: {} elements in, {} out, {} columns", x.size, y.size,
+          columns);
+  visit_float(x.dtype, [&]<class T>() { for_each_row(q, x.size / columns, columns, Forward<T>{y.as<T>(), x.as<T>(), columns}); });
+}
+
+void softmax_backward(const Queue& q, View dx, View dy, View y, std::int64_t columns, Write write) {
+  require(columns > 0 && y.size % columns == 0 && dx.size == y.size && dy.size == y.size,
+          "softmax_backward: sizes differ: {} {} {}, {} columns", dx.size, dy.size, y.size, columns);
+  visit_float(y.dtype, [&]<class T>() {
+    if (write == Write::accumulate)
+      for_each_row(q, y.size / columns, columns, Backward<T, true>{dx.as<T>(), dy.as<T>(), y.as<T>(), columns});
+    else
+      for_each_row(q, y.size / columns, columns, Backward<T, false>{dx.as<T>(), dy.as<T>(), y.as<T>(), columns});
+  });
+}
+
+}  // namespace lockstep::kernels
