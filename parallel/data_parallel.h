@@ -1,5 +1,6 @@
 #pragma once
 
+#include <unordered_map>
 #include <vector>
 
 #include "core/flat.h"
@@ -7,6 +8,7 @@
 #include "core/tape.h"
 #include "parallel/bucket.h"
 #include "parallel/communicator.h"
+#include "parallel/lane_sums.h"
 
 namespace lockstep::parallel {
 
@@ -16,7 +18,8 @@ struct LaneShare {
 };
 /// Lanes are dealt out in contiguous pieces whose sizes differ by at most one.
 LaneShare share_of_lanes(int lanes, int rank, int ranks);
-/// Throws (Exit::usage), listing the rank counts that work, unless `ranks` ranks hold whole subtrees of `lanes` lanes.
+/// Throws (Exit::usage), listing the rank counts that work, unless `ranks` ranks can share `lanes` lanes: for exact, in whole
+/// subtrees (a power of two each, or all on one rank); for fast, at least one each.
 void check_lanes(int lanes, int ranks, Reduction);
 
 /// Sums gradients over all lanes of all ranks, one bucket at a time, while backward of the last lane is still running.
@@ -25,7 +28,8 @@ void check_lanes(int lanes, int ranks, Reduction);
 ///     for each lane of this rank:  begin_lane(i);  forward;  tape.backward(loss, 1 / global weight);
 ///     finish_step();               // every gradient is final: gradients() may be read by work in the queue
 /// The constructor is collective: it checks that all ranks have the same parameters and plan, places the parameters' memory and
-/// makes their gradients views of the buckets.
+/// makes their gradients views of the buckets. Buffers that are not frozen give their lanes' statistics the same way;
+/// finish_step() moves each towards the mean over all lanes (a lane that gave none counts as the present value).
 class DataParallel final : public GradientSink {
  public:
   struct Options {
@@ -42,10 +46,11 @@ class DataParallel final : public GradientSink {
   LaneShare lanes() const { return share_; }
   const Flat& flat() const { return flat_; }
   /// The summed gradients in the layout's order; valid after finish_step().
-  View gradients() const;
+  View gradients() const { return sums_.total(); }
 
   void begin_step();
-  /// `lane`: 0 … lanes().count - 1. `backwards`: how many backward passes this lane will run; buckets leave during the last one.
+  /// `lane`: 0 … lanes().count - 1, in order. `backwards`: how many backward passes this lane will run; buckets leave during the
+  /// last one.
   void begin_lane(int lane, int backwards = 1);
   void finish_step();
 
@@ -59,15 +64,45 @@ class DataParallel final : public GradientSink {
     double started = 0, finished = 0;  ///< since begin_step
     double hidden = 0, exposed = 0;
   };
-  const std::vector<BucketTime>& times() const { return times_; }
+  /// In the order in which they left; buffers' statistics come last. Empty before the first step and without communication. On a
+  /// GPU waits for the step.
+  std::vector<BucketTime> times() const;
+  /// Trained parameters that got no gradient in any lane of this rank in the last step; zeros were used.
+  const std::vector<const Parameter*>& without_gradient() const { return without_gradient_; }
 
  private:
+  /// A buffer whose statistic is reduced; they lie in f32 in a bucket of their own.
+  struct Statistic {
+    Parameter* buffer;
+    std::int64_t begin;
+  };
+  bool listening() const { return lane_ == share_.count - 1 && backwards_ == 1; }
+  void point_gradients(View at, View statistics, bool keep);
+  void settle_unused(const Queue&);
+  void settle(const Queue&, std::size_t slot);
+  void leave_in_order(const Queue&);
+  void end_lane(const Queue&);
+  void leave(const Queue&, View);
+
   ParameterSet& parameters_;
   Communicator& communicator_;
   Options options_;
   LaneShare share_;
   Flat flat_;
-  std::vector<BucketTime> times_;
+  LaneSums sums_, statistic_sums_;
+  std::vector<Statistic> statistics_;
+  std::unordered_map<const Parameter*, std::size_t> slots_;  // of parameters in buckets
+
+  int lane_ = -1, backwards_ = 0;
+  bool unused_settled_ = false;
+  std::vector<char> settled_, reached_;  // by slot: final in the last lane; got a gradient in any lane
+  std::vector<int> pending_;             // by bucket: parameters that are not settled
+  std::size_t next_ = 0;                 // the bucket that leaves next
+  std::vector<const Parameter*> without_gradient_;
+
+  std::vector<Communicator::Ticket> tickets_;
+  std::vector<std::int64_t> bytes_;
+  Communicator::Ticket began_ = 0, backward_done_ = 0, waiting_ = 0, joined_ = 0;
 };
 
 }  // namespace lockstep::parallel
