@@ -65,8 +65,10 @@ void visit_keys(C& c, F&& key) {
       Rule{.kinds = {"resnet18", "resnet50"}});
   key("dropout", c.model.dropout, "share of activations dropped while training",
       Rule{.low = 0, .high = 0.99, .kinds = {"mlp", "convnet", "gpt"}});
-  key("classes", c.model.classes, "different labels; from the data when auto",
-      Rule{.low = 2, .kinds = {"mlp", "convnet", "resnet18", "resnet50"}});
+  key("input", c.model.input, "shape of one row; from the data when absent",
+      Rule{.low = 1, .kinds = {"mlp", "convnet", "resnet18", "resnet50"}});
+  key("outputs", c.model.outputs, "classes, or predicted values; from the data when auto",
+      Rule{.low = 1, .kinds = {"mlp", "convnet", "resnet18", "resnet50"}});
 
   key.section("train");
   key("steps", c.train.steps, "length of the run in steps", Rule{.low = 1});

@@ -36,8 +36,8 @@ struct Config {
   struct Model {
     std::string kind;
     std::string size = "nano";
-    Auto layers, width, heads, length, vocabulary, classes, kernel;
-    std::vector<std::int64_t> features, hidden;
+    Auto layers, width, heads, length, vocabulary, outputs, kernel;
+    std::vector<std::int64_t> input, features, hidden;
     std::string activation = "relu";
     std::optional<bool> small_stem;
     double dropout = 0;
