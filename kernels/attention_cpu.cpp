@@ -34,18 +34,28 @@ struct Pieces {
 };
 
 /// One head of one row of the batch.
-template <class T>
 struct Head {
   const AttentionShape& s;
   int64_t batch, head;
   /// Row i of q (part 0), k (1) or v (2) in the packed rows.
-  T* packed(View qkv, int64_t part, int64_t i) const {
-    return qkv.as<T>() + ((batch * s.length + i) * 3 + part) * s.width() + head * s.size;
+  template <class T>
+  T* packed(T* qkv, int64_t part, int64_t i) const {
+    return qkv + ((batch * s.length + i) * 3 + part) * s.width() + head * s.size;
   }
-  T* row(View y, int64_t i) const { return y.as<T>() + (batch * s.length + i) * s.width() + head * s.size; }
-  float* sums(View log_sum) const { return log_sum.as<float>() + (batch * s.heads + head) * s.length; }
+  template <class T>
+  T* row(T* y, int64_t i) const {
+    return y + (batch * s.length + i) * s.width() + head * s.size;
+  }
+  template <class T>
+  T* sums(T* log_sum) const {
+    return log_sum + (batch * s.heads + head) * s.length;
+  }
   /// How many of the keys [k0, k0 + n) the query `row` may see.
   int64_t visible(int64_t row, int64_t k0, int64_t n) const { return s.causal ? std::clamp<int64_t>(row + 1 - k0, 0, n) : n; }
+  /// The index of (row, column) in the matrix of attention weights, for dropout.
+  std::uint64_t element(int64_t row, int64_t column) const {
+    return std::uint64_t(((batch * s.heads + head) * s.length + row) * s.length + column);
+  }
 };
 
 template <class T>
@@ -60,54 +70,84 @@ void store_row(T* to, const float* from, int64_t n, float factor = 1) {
   for (int64_t i = 0; i < n; ++i) to[i] = T(from[i] * factor);
 }
 
+inline void scale_row(float* row, int64_t n, float factor) {
+  for (int64_t i = 0; i < n; ++i) row[i] *= factor;
+}
+
+/// Rows of one head lie far apart in the packed rows, where the processor's own prefetching does not reach.
+template <class T>
+void prefetch(const T* row, int64_t n) {
+  for (int64_t i = 0; i < n; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(row + i);
+  __builtin_prefetch(row + n - 1);
+}
+
 /// Rows [0, length) of k or v turned on their side: panels of `panel` rows, in which element (d, row) is at d * panel + row.
 template <class T>
-void load_transposed(float* to, const Head<T>& h, View qkv, int64_t part) {
+void load_transposed(float* to, const Head& h, const T* qkv, int64_t part) {
   const int64_t size = h.s.size, length = h.s.length;
   for (int64_t r0 = 0; r0 < length; r0 += panel, to += size * panel) {
     int64_t rows = std::min(panel, length - r0);
     for (int64_t r = 0; r < rows; ++r) {
       const T* from = h.packed(qkv, part, r0 + r);
+      prefetch(h.packed(qkv, 0, r0 + r), size);
+      prefetch(h.packed(qkv, 2, r0 + r), size);
       for (int64_t d = 0; d < size; ++d) to[d * panel + r] = float(from[d]);
     }
     for (int64_t d = 0; d < size; ++d) std::fill(to + d * panel + rows, to + (d + 1) * panel, 0.f);
   }
 }
 
-/// factors[c] = 0 or 1 / (1 - p) for n columns of an attention row whose first element has index `first`; writes up to 3 more.
+/// Room before and behind the factors of a row: dropout_factors() works on whole batches of random words.
+constexpr int64_t words_at_once = 64, room = words_at_once;
+
+/// factors[c] = 0 or 1 / (1 - p) for n columns of an attention row whose first element has index `first`.
 void dropout_factors(float* factors, int64_t n, const RandomKey& key, std::uint64_t first, float p) {
   const float kept = 1 / (1 - p);
-  const int64_t ahead = int64_t(first % 4), blocks = (ahead + n + 3) / 4;
-  const std::uint64_t block0 = first / 4;
-  float* out = factors - ahead;
+  const int64_t ahead = int64_t(first % 4);
+  const RandomKey own = key;
+  for (int64_t c = -ahead; c < n; c += words_at_once) {
+    float* out = factors + c;
+    const std::uint64_t block = (first + std::uint64_t(c + ahead)) / 4;
 #pragma omp simd
-  for (int64_t i = 0; i < blocks; ++i) {
-    Random4 r = random_words(key, block0 + std::uint64_t(i));
-    out[4 * i] = to_uniform(r.x) < p ? 0 : kept;
-    out[4 * i + 1] = to_uniform(r.y) < p ? 0 : kept;
-    out[4 * i + 2] = to_uniform(r.z) < p ? 0 : kept;
-    out[4 * i + 3] = to_uniform(r.w) < p ? 0 : kept;
+    for (int i = 0; i < words_at_once / 4; ++i) {
+      Random4 r = random_words(own, block + std::uint64_t(i));
+      out[4 * i] = to_uniform(r.x) < p ? 0 : kept;
+      out[4 * i + 1] = to_uniform(r.y) < p ? 0 : kept;
+      out[4 * i + 2] = to_uniform(r.z) < p ? 0 : kept;
+      out[4 * i + 3] = to_uniform(r.w) < p ? 0 : kept;
+    }
   }
 }
 
-/// Largest of scores[0, n).
-float largest(const float* scores, int64_t n) {
-  float most = -INFINITY;
-#pragma omp simd reduction(max : most)
-  for (int64_t c = 0; c < n; ++c) most = std::max(most, scores[c]);
-  return most;
+// Loops over the scores of a row go vector by vector: `n` is a multiple of `width`, and what lies behind `valid` is masked, so
+// there is no scalar rest.
+
+/// Largest of scores[0, valid).
+float largest(const float* scores, int64_t valid, int64_t n) {
+  float lanes[width];
+  std::fill(lanes, lanes + width, -INFINITY);
+  for (int64_t v = 0; v < n; v += width)
+#pragma omp simd
+    for (int lane = 0; lane < width; ++lane) {
+      float score = lane < int(valid - v) ? scores[v + lane] : -INFINITY;
+      lanes[lane] = score > lanes[lane] ? score : lanes[lane];
+    }
+  return *std::max_element(lanes, lanes + width);
 }
 
-/// scores[c] = exp(scores[c] - shift), 0 from `valid` on; gives their sum. n is a multiple of `width`.
+/// scores[c] = exp(scores[c] - shift), 0 from `valid` on; gives their sum.
 float exponentials(float* scores, int64_t valid, int64_t n, float shift) {
+  float lanes[width] = {};
+  for (int64_t v = 0; v < n; v += width)
+#pragma omp simd
+    for (int lane = 0; lane < width; ++lane) {
+      float p = math::exp(scores[v + lane] - shift);
+      p = lane < int(valid - v) ? p : 0.f;
+      scores[v + lane] = p;
+      lanes[lane] += p;
+    }
   float total = 0;
-#pragma omp simd reduction(+ : total)
-  for (int64_t c = 0; c < n; ++c) {
-    float p = math::exp(scores[c] - shift);
-    p = c < valid ? p : 0.f;
-    scores[c] = p;
-    total += p;
-  }
+  for (float lane : lanes) total += lane;
   return total;
 }
 
@@ -121,13 +161,13 @@ struct ForwardMemory {
     q = pieces.take(query_block * s.size);
     p = pieces.take(query_block * forward_keys);
     y = pieces.take(query_block * padded);
-    factors = pieces.take(forward_keys + 16) + 8;
+    factors = pieces.take(forward_keys + 2 * room) + room;
     floats = pieces.used;
   }
 };
 
 template <class T>
-void forward(const Head<T>& h, View y, View log_sum, View qkv, const RandomKey& key, const ForwardMemory& m) {
+void forward(const Head& h, T* y, float* log_sum, const T* qkv, const RandomKey& key, const ForwardMemory& m) {
   const AttentionShape& s = h.s;
   const int64_t length = s.length, size = s.size, vectors = m.padded / width;
   load_transposed(m.k, h, qkv, 1);
@@ -148,18 +188,18 @@ void forward(const Head<T>& h, View y, View log_sum, View qkv, const RandomKey& 
         product(rows, seen_vectors, size, p, forward_keys, {m.q + i0 * size, size, 1}, {m.k + k0 * size, panel, size * panel},
                 false);
         for (int64_t i = i0; i < i0 + rows; ++i, p += forward_keys) {
-          const int64_t valid = h.visible(q0 + i, k0, keys);
+          const int64_t valid = h.visible(q0 + i, k0, keys), n = seen_vectors * width;
           const float before = most[i];
-          most[i] = std::max(before, largest(p, valid));
-          const float correction = k0 == 0 ? 0.f : math::exp(before - most[i]);
-          total[i] = total[i] * correction + exponentials(p, valid, seen_vectors * width, most[i]);
-          float* out = m.y + i * m.padded;
-          if (k0 > 0)
-            for (int64_t d = 0; d < m.padded; ++d) out[d] *= correction;
+          most[i] = std::max(before, largest(p, valid, n));
+          if (k0 > 0) {
+            const float correction = math::exp(before - most[i]);
+            total[i] *= correction;
+            scale_row(m.y + i * m.padded, m.padded, correction);
+          }
+          total[i] += exponentials(p, valid, n, most[i]);
           if (s.dropout > 0) {
-            auto first = std::uint64_t(((h.batch * s.heads + h.head) * length + q0 + i) * length + k0);
-            dropout_factors(m.factors, valid, key, first, s.dropout);
-            for (int64_t c = 0; c < valid; ++c) p[c] *= m.factors[c];
+            dropout_factors(m.factors, n, key, h.element(q0 + i, k0), s.dropout);
+            for (int64_t c = 0; c < n; ++c) p[c] *= m.factors[c];
           }
         }
         product(rows, vectors, seen, m.y + i0 * m.padded, m.padded, {m.p + i0 * forward_keys, forward_keys, 1},
@@ -189,32 +229,27 @@ struct BackwardMemory {
     dq = pieces.take(query_block * padded);
     p = pieces.take(query_block * backward_keys);
     ds = pieces.take(query_block * backward_keys);
-    factors = pieces.take(backward_keys + 16) + 8;
+    factors = pieces.take(backward_keys + 2 * room) + room;
     floats = pieces.used;
   }
 };
 
 /// p = probabilities after dropout, ds = p * (dp - delta) before it, from p = scores and ds = dp; 0 from `valid` on.
+template <bool drop>
 void score_gradients(float* p, float* ds, const float* factors, int64_t valid, int64_t n, float log_sum, float delta) {
-  if (factors) {
+  for (int64_t v = 0; v < n; v += width)
 #pragma omp simd
-    for (int64_t c = 0; c < n; ++c) {
-      float probability = math::exp(p[c] - log_sum), d = probability * (ds[c] * factors[c] - delta);
-      ds[c] = c < valid ? d : 0.f;
-      p[c] = c < valid ? probability * factors[c] : 0.f;
+    for (int lane = 0; lane < width; ++lane) {
+      float probability = math::exp(p[v + lane] - log_sum);
+      probability = lane < int(valid - v) ? probability : 0.f;
+      float factor = drop ? factors[v + lane] : 1.f;
+      ds[v + lane] = probability * (ds[v + lane] * factor - delta);
+      p[v + lane] = probability * factor;
     }
-  } else {
-#pragma omp simd
-    for (int64_t c = 0; c < n; ++c) {
-      float probability = math::exp(p[c] - log_sum), d = probability * (ds[c] - delta);
-      ds[c] = c < valid ? d : 0.f;
-      p[c] = c < valid ? probability : 0.f;
-    }
-  }
 }
 
 template <class T>
-void backward(const Head<T>& h, View dqkv, View dy, View y, View log_sum, View qkv, const RandomKey& key,
+void backward(const Head& h, T* dqkv, const T* dy, const T* y, const float* log_sum, const T* qkv, const RandomKey& key,
               const BackwardMemory& m) {
   const AttentionShape& s = h.s;
   const int64_t length = s.length, size = s.size, padded = m.padded, vectors = padded / width;
@@ -249,11 +284,13 @@ void backward(const Head<T>& h, View dqkv, View dy, View y, View log_sum, View q
                 {m.v_turned + k0 * size, panel, size * panel}, false);
         for (int64_t i = i0; i < i0 + rows; ++i, p += backward_keys, ds += backward_keys) {
           const int64_t valid = h.visible(q0 + i, k0, keys), n = seen_vectors * width;
+          const float sum = h.sums(log_sum)[q0 + i];
           if (s.dropout > 0) {
-            auto first = std::uint64_t(((h.batch * s.heads + h.head) * length + q0 + i) * length + k0);
-            dropout_factors(m.factors, n, key, first, s.dropout);
+            dropout_factors(m.factors, n, key, h.element(q0 + i, k0), s.dropout);
+            score_gradients<true>(p, ds, m.factors, valid, n, sum, delta[i]);
+          } else {
+            score_gradients<false>(p, ds, nullptr, valid, n, sum, delta[i]);
           }
-          score_gradients(p, ds, s.dropout > 0 ? m.factors : nullptr, valid, n, h.sums(log_sum)[q0 + i], delta[i]);
           std::fill(p + n, p + key_columns, 0.f);
           std::fill(ds + n, ds + key_columns, 0.f);
         }
@@ -278,29 +315,34 @@ void backward(const Head<T>& h, View dqkv, View dy, View y, View log_sum, View q
 }
 
 /// Calls body(head, memory) for every head of every row of the batch.
-template <class T, class Memory, class Body>
+template <class Memory, class Body>
 void for_each_head(const Queue& q, const AttentionShape& s, Body body) {
   const int64_t floats = Memory(s, nullptr).floats;
   float* workspace = q.cpu->workspace(omp_get_max_threads(), floats);
 #pragma omp parallel for schedule(static)
   for (int64_t i = 0; i < s.batch * s.heads; ++i)
-    body(Head<T>{s, i / s.heads, i % s.heads}, Memory(s, workspace + omp_get_thread_num() * floats));
+    body(Head{s, i / s.heads, i % s.heads}, Memory(s, workspace + omp_get_thread_num() * floats));
 }
 
 }  // namespace
 
 void attention(const Queue& q, const AttentionShape& s, View y, View log_sum, View qkv, RandomKey key) {
   visit_float(qkv.dtype, [&]<class T>() {
-    for_each_head<T, ForwardMemory>(
-        q, s, [&](const Head<T>& head, const ForwardMemory& memory) { forward(head, y, log_sum, qkv, key, memory); });
+    for_each_head<ForwardMemory>(
+        q, s,
+        [&, y = y.as<T>(), log_sum = log_sum.as<float>(), qkv = qkv.as<T>()](const Head& head, const ForwardMemory& memory) {
+          forward<T>(head, y, log_sum, qkv, key, memory);
+        });
   });
 }
 
 void attention_backward(const Queue& q, const AttentionShape& s, View dqkv, View dy, View y, View log_sum, View qkv,
                         RandomKey key, View) {
   visit_float(qkv.dtype, [&]<class T>() {
-    for_each_head<T, BackwardMemory>(
-        q, s, [&](const Head<T>& head, const BackwardMemory& memory) { backward(head, dqkv, dy, y, log_sum, qkv, key, memory); });
+    for_each_head<BackwardMemory>(
+        q, s,
+        [&, dqkv = dqkv.as<T>(), dy = dy.as<T>(), y = y.as<T>(), log_sum = log_sum.as<float>(), qkv = qkv.as<T>()](
+            const Head& head, const BackwardMemory& memory) { backward<T>(head, dqkv, dy, y, log_sum, qkv, key, memory); });
   });
 }
 
