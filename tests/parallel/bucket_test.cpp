@@ -22,7 +22,7 @@ void grow(Model& model, int n, std::uint64_t seed, bool mixed) {
   for (int i = 0; i < n; ++i) {
     auto word = random_word({seed}, std::uint64_t(i));
     std::int64_t size = 1 + std::int64_t(word % (1u << (word >> 28)));
-    std::string name = "p" + std::to_string(i);
+    std::string name = format_text("p{}", {i});
     if (mixed && word % 7 == 0)
       model.set.buffer(name, {size}, 0, 0.1f);
     else
@@ -91,16 +91,18 @@ TEST(PlanBuckets, HoldsItsPropertiesForAnyModel) {
             }
           EXPECT_GT(count, 0);
           bool tail = b + 1 == layout.buckets.size();
-          if (tail && count > 1) EXPECT_LE(bytes, options.tail);
-          if (!tail && count > 1)
+          if (count > 1 && tail) {
+            EXPECT_LE(bytes, options.tail);
+          } else if (count > 1) {
             EXPECT_LT((last - layout.buckets[b].begin) * element, (b == 0 ? options.head : options.middle) + 64 * element);
+          }
         }
       }
 }
 
 TEST(PlanBuckets, HeadAndTailAreSmallAndTheMiddleGrowsWithRanks) {
   Model model;
-  for (int i = 0; i < 200; ++i) model.set.add("p" + std::to_string(i), {1 << 17}, {});  // 512 KiB each, 100 MiB
+  for (int i = 0; i < 200; ++i) model.set.add(format_text("p{}", {i}), {1 << 17}, {});  // 512 KiB each, 100 MiB
   auto bytes = [](const Layout::Bucket& b) { return (b.end - b.begin) * 4; };
   Layout few = plan_buckets(model.set, 2, DType::f32);
   ASSERT_GT(few.buckets.size(), 3u);
@@ -164,7 +166,7 @@ TEST(Lanes, FastNeedsALaneForEachRank) {
 TEST(Tree, SubtreesOfAPowerOfTwoComposeToTheSameMerges) {
   auto text = [](std::vector<std::string> leaves) {
     for_each_merge(int(leaves.size()), [&](int left, int right) {
-      leaves[std::size_t(left)] = "(" + leaves[std::size_t(left)] + "+" + leaves[std::size_t(right)] + ")";
+      leaves[std::size_t(left)] = format_text("({}+{})", {leaves[std::size_t(left)], leaves[std::size_t(right)]});
     });
     return leaves[0];
   };
