@@ -73,8 +73,17 @@ TEST(Gpt, TwentyAdamWStepsTrackPyTorch) {
       adamw.step(1e-3f, 1);
       EXPECT_NEAR(adamw.gradient_norm(), golden["norms"].values[std::size_t(step)], 1e-4 * adamw.gradient_norm());
     }
-    for (auto& p : gpt.set.all())
-      EXPECT_LT(test::relative_norm(download(device->queue(), p->master), golden["final." + p->name].values), 1e-4) << p->name;
+    for (auto& p : gpt.set.all()) {
+      auto ours = download(device->queue(), p->master), theirs = golden["final." + p->name].values;
+      if (p->name.ends_with("c_attn.bias")) {
+        // A bias of the keys moves every score of a row alike, so its gradient is zero but for rounding, which AdamW divides by
+        // its own size: those elements are noise in any precision.
+        auto third = std::ptrdiff_t(ours.size() / 3);
+        ours.erase(ours.begin() + third, ours.begin() + 2 * third);
+        theirs.erase(theirs.begin() + third, theirs.begin() + 2 * third);
+      }
+      EXPECT_LT(test::relative_norm(ours, theirs), 1e-4) << p->name;
+    }
   }
 }
 
