@@ -9,7 +9,7 @@ namespace lockstep {
 // and one line in core/ops.h. Tests loop over all_unary.
 
 struct Relu {
-  HD static float value(float x) { return x > 0 ? x : 0; }
+  HD static float value(float x) { return x < 0 ? 0 : x; }  // NaN stays NaN
   HD static float slope(float x, float) { return x > 0 ? 1.f : 0.f; }
 };
 /// x Φ(x), exact (Hendrycks & Gimpel 2016).
