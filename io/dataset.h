@@ -43,18 +43,18 @@ class Dataset {
 
 /// [data] of a configuration.
 struct DatasetOptions {
-  std::vector<std::string> paths;  ///< files or globs; their rows follow one another
-  std::string inputs, labels;      ///< names inside the file ("train/images"); empty: found among common names
+  std::vector<std::string> paths = {};   ///< files or globs; their rows follow one another
+  std::string inputs = {}, labels = {};  ///< names inside the file ("train/images"); empty: found among common names
   /// "": the file's own validation part if it has one; "none"; a fraction ("0.1"); a group or dataset of the file ("test",
   /// "val/images"); or another file.
-  std::string validation;
-  DataKind kind = DataKind::automatic;  ///< automatic: one axis of integers is tokens, two axes a table, more are images
-  std::int64_t length = 0;              ///< tokens of a row; needed for token streams
-  std::int64_t classes = 0;             ///< 0: the file's attribute, or the largest label + 1. Tokens: vocabulary
-  bool regression = false;              ///< targets are values even where they could be classes
-  bool channels_first = false;          ///< images are (rows, channels, height, width)
-  std::vector<float> mean, deviation;   ///< of inputs (u8 images: after division by 255), one or one a channel or column; empty:
-                                        ///< the file's attributes `mean` and `std`, or 0 and 1
+  std::string validation = {};
+  DataKind kind = DataKind::automatic;           ///< automatic: one axis of integers is tokens, two axes a table, more are images
+  std::int64_t length = 0;                       ///< tokens of a row; needed for token streams
+  std::int64_t classes = 0;                      ///< 0: the file's attribute, or the largest label + 1. Tokens: vocabulary
+  bool regression = false;                       ///< targets are values even where they could be classes
+  bool channels_first = false;                   ///< images are (rows, channels, height, width)
+  std::vector<float> mean = {}, deviation = {};  ///< of inputs (u8 images: after division by 255), one or one a channel or
+                                                 ///< column; empty: the file's attributes `mean` and `std`, or 0 and 1
   std::size_t memory_limit = 1u << 30;  ///< bytes: datasets up to this size are held in memory, larger ones are read by rows
   bool scan = true;                     ///< look for NaN and labels out of range before training starts
 };

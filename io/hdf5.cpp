@@ -52,9 +52,7 @@ std::string reason() {
 }
 
 [[noreturn]] void damaged(const std::string& file, const std::string& what) {
-  throw Error(fmt::format("{}: {} failed: {}. The file is damaged or holds something unusual; `lockstep data inspect` shows it.",
-                          file, what, reason()),
-              Exit::bad_data);
+  throw Error(fmt::format("{}: {} failed, the file is damaged or unusual: {}", file, what, reason()), Exit::bad_data);
 }
 [[noreturn]] void unwritten(const std::string& file, const std::string& what) {
   throw Error(fmt::format("{}: {} failed: {}", file, what, reason()), Exit::io);

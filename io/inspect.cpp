@@ -95,8 +95,14 @@ std::string verify_file(const std::string& path) {
     }
   }
   auto group = solo_group();
-  open_dataset(as_training_would(path, there, true), *group);  // labels in range, rows that match
-  return fmt::format("{}: {} datasets, {} values read, all is well\n", path, there.size(), values);
+  std::string note;
+  try {
+    open_dataset(as_training_would(path, there, false), *group);
+  } catch (const Error& e) {
+    note = std::string("to train on it, more must be said: ") + e.what() + "\n";
+  }
+  if (note.empty()) open_dataset(as_training_would(path, there, true), *group);  // labels in range
+  return note + fmt::format("{}: {} datasets, {} values read, all finite\n", path, there.size(), values);
 }
 
 }  // namespace lockstep::io

@@ -24,7 +24,7 @@ class MetricsFile {
  private:
   std::string path_, trouble_;
   int file_ = -1;
-  bool told_ = false;
+  bool told_ = false, torn_ = false;
 };
 
 }  // namespace lockstep::io

@@ -1,0 +1,32 @@
+#include "io/checksum.h"
+
+#include <fmt/format.h>
+#include <xxhash.h>
+
+namespace lockstep::io {
+
+struct Checksum::State {
+  XXH3_state_t* state = XXH3_createState();
+  ~State() { XXH3_freeState(state); }
+};
+
+Checksum::Checksum() : state_(new State) {
+  XXH3_128bits_reset(state_->state);
+}
+Checksum::~Checksum() = default;
+void Checksum::add(const void* data, std::size_t bytes) {
+  XXH3_128bits_update(state_->state, data, bytes);
+}
+
+std::string Checksum::text() const {
+  const XXH128_hash_t hash = XXH3_128bits_digest(state_->state);
+  return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
+}
+
+std::string checksum(const std::string& bytes) {
+  Checksum sum;
+  sum.add(bytes.data(), bytes.size());
+  return sum.text();
+}
+
+}  // namespace lockstep::io
