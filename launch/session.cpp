@@ -197,6 +197,10 @@ bool Session::stop_requested() const {
   return !group().all(signals_seen == 0);
 }
 
+bool first_process() {
+  return launched_rank() == 0;
+}
+
 int guarded(const std::function<int()>& body) noexcept {
   try {
     return body();

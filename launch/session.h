@@ -62,6 +62,9 @@ class Session {
 /// one message on standard error, from one rank, and ends all ranks with its exit code. Flags understood: --device, --threads.
 int run(int argc, char** argv, const std::function<void(Session&)>& body);
 
+/// True in the process that its launcher calls the first one; before MPI starts.
+bool first_process();
+
 /// The part of run() that turns exceptions into a message and an exit code: for programs that start their session themselves.
 int guarded(const std::function<int()>& body) noexcept;
 

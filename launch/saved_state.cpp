@@ -1,0 +1,68 @@
+#include "launch/saved_state.h"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+namespace lockstep::launch {
+namespace {
+
+using nlohmann::ordered_json;
+
+/// Settings whose change would change results, by their names in the configuration.
+ordered_json choices(const Config& c, const Session& session, std::int64_t rows) {
+  ordered_json bucket = c.train.middle_bucket_mib ? ordered_json(*c.train.middle_bucket_mib) : ordered_json("auto");
+  return {{"run.seed", c.run.seed},
+          {"train.lanes", c.train.lanes},
+          {"train.rows_per_lane", c.train.rows_per_lane},
+          {"train.reduction", c.train.reduction},
+          {"train.precision", c.train.precision},
+          {"train.gradient", c.train.gradient},
+          {"train.threads", session.threads()},
+          {"train.head_bucket_mib", c.train.head_bucket_mib},
+          {"train.middle_bucket_mib", bucket},
+          {"train.tail_bucket_mib", c.train.tail_bucket_mib},
+          {"data.shuffle", c.data.shuffle},
+          {"data: number of rows", rows},
+          {"device", session.device().name()}};
+}
+
+}  // namespace
+
+std::vector<io::NamedView> named_views(const ParameterSet& parameters, const optim::Optimizer* optimizer) {
+  std::vector<io::NamedView> views;
+  for (const auto& p : parameters.all()) views.push_back({p->name, p->value.shape(), p->master});
+  if (optimizer)
+    for (const auto& state : optimizer->state()) views.push_back({state.name, state.shape, state.view});
+  return views;
+}
+
+std::string state_json(const Config& c, const Session& session, std::int64_t step, std::int64_t rows,
+                       const optim::Optimizer& optimizer) {
+  ordered_json state = {{"step", step},
+                        {"optimizer_steps", optimizer.steps()},
+                        {"ranks", session.size()},
+                        {"model", c.model.kind},
+                        {"choices", choices(c, session, rows)}};
+  return state.dump(1);
+}
+
+SavedState read_state(const io::FoundCheckpoint& found, const Config& c, const Session& session, std::int64_t rows) {
+  ordered_json state = ordered_json::parse(found.state, nullptr, false);
+  bool ours = state.is_object() && state.contains("step") && state["step"].is_number_integer() &&
+              state.contains("optimizer_steps") && state["optimizer_steps"].is_number_integer() && state.contains("choices") &&
+              state["choices"].is_object();
+  require(Exit::bad_data, ours, "{} was not written by a training run: it lacks the run's state", found.path);
+  SavedState saved{state["step"], state["optimizer_steps"], {}};
+  for (auto& [name, now] : choices(c, session, rows).items()) {
+    if (!state["choices"].contains(name) || state["choices"][name] == now) continue;
+    std::string change =
+        fmt::format("{} was {} in the checkpoint and is {} now", name, state["choices"][name].dump(), now.dump());
+    require(Exit::usage, c.train.reduction != "exact",
+            "{}: {}; with train.reduction = \"exact\" a resumed run must not change what results depend on", found.path, change);
+    saved.changes.push_back(change);
+  }
+  return saved;
+}
+
+}  // namespace lockstep::launch

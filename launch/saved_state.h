@@ -1,0 +1,28 @@
+#pragma once
+
+#include <vector>
+
+#include "core/optim/optimizer.h"
+#include "io/checkpoint.h"
+#include "launch/config.h"
+#include "launch/session.h"
+
+namespace lockstep::launch {
+
+/// Weights and buffers by name; with `optimizer` its moments too.
+std::vector<io::NamedView> named_views(const ParameterSet&, const optim::Optimizer* optimizer = nullptr);
+
+/// Where a run stands, and the choices that its arithmetic depends on: the JSON beside the tensors of a checkpoint.
+std::string state_json(const Config&, const Session&, std::int64_t step, std::int64_t rows, const optim::Optimizer&);
+
+/// What of that JSON a resumed run needs.
+struct SavedState {
+  std::int64_t step = 0, optimizer_steps = 0;
+  /// A sentence for each choice that is not what it was in the checkpoint.
+  std::vector<std::string> changes;
+};
+/// Throws (Exit::usage), naming the setting, when a choice changed and the run is exact; (Exit::bad_data) for a foreign
+/// checkpoint.
+SavedState read_state(const io::FoundCheckpoint&, const Config&, const Session&, std::int64_t rows);
+
+}  // namespace lockstep::launch

@@ -1,0 +1,422 @@
+#include "launch/trainer.h"
+
+#include <fmt/format.h>
+#include <sys/resource.h>
+
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "io/checkpoint.h"
+#include "io/loader.h"
+#include "io/metrics.h"
+#include "kernels/memory.h"
+#include "launch/evaluation.h"
+#include "launch/models.h"
+#include "launch/overlap.h"
+#include "launch/peak.h"
+#include "launch/run_folder.h"
+#include "launch/saved_state.h"
+#include "parallel/data_parallel.h"
+
+namespace lockstep::launch {
+namespace {
+
+using nlohmann::ordered_json;
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+parallel::DataParallel::Options strategy_options(const Config& c) {
+  auto bytes = [](double mib) { return std::int64_t(mib * (1 << 20)); };
+  return {.lanes = int(c.train.lanes),
+          .reduction = c.train.reduction == "exact" ? parallel::Reduction::exact : parallel::Reduction::fast,
+          .overlap = c.train.overlap,
+          .communicate = c.train.communicate,
+          .gradient = to_dtype(c.train.gradient),
+          .buckets = {.head = bytes(c.train.head_bucket_mib),
+                      .middle = bytes(c.train.middle_bucket_mib.value_or(0)),
+                      .tail = bytes(c.train.tail_bucket_mib)}};
+}
+
+io::Datasets open_data(Session& session, Config& c) {
+  parallel::check_lanes(int(c.train.lanes), session.size(), strategy_options(c).reduction);
+  resolve_size(c);
+  io::Datasets data = io::open_dataset(dataset_options(c), session.group());
+  resolve_model(c, data.train->info());
+  return data;
+}
+
+class Trainer {
+ public:
+  Trainer(Session& session, Config config, bool resume)
+      : session_(session),
+        config_(std::move(config)),
+        data_(open_data(session_, config_)),
+        parameters_(session_.device(), to_dtype(config_.train.precision)),
+        model_(build_model(config_, parameters_)),
+        strategy_(std::make_unique<parallel::DataParallel>(frozen(), session_.communicator(), session_.group(),
+                                                           strategy_options(config_))),
+        optimizer_(build_optimizer(config_, parameters_, strategy_->flat(), strategy_->gradients())),
+        timeline_(session_.rank()) {
+    parameters_.initialise(std::uint64_t(config_.run.seed));
+    folder_ = open_run_folder(config_.run, resume, session_.group());
+    config_.run.name = folder_.substr(folder_.rfind('/') + 1);
+    session_.log_to(folder_);
+    if (resume) restore();
+    auto share = strategy_->lanes();
+    loader_.emplace(*data_.train, session_.device(),
+                    io::LoaderOptions{.lanes = int(config_.train.lanes),
+                                      .first_lane = share.first,
+                                      .lane_count = share.count,
+                                      .rows_per_lane = config_.train.rows_per_lane,
+                                      .seed = std::uint64_t(config_.run.seed),
+                                      .shuffle = config_.data.shuffle,
+                                      .dtype = to_dtype(config_.train.precision),
+                                      .start_step = step_});
+    steps_ = config_.train.steps ? *config_.train.steps : loader_->stream().steps(*config_.train.epochs);
+    schedule_ = build_schedule(config_, steps_);
+    const auto& info = data_.train->info();
+    targets_per_row_ = double(std::max<std::int64_t>(count(info.target), 1));
+    weight_ = double(config_.train.lanes * config_.train.rows_per_lane) * targets_per_row_;
+    peak_ = measure_peak(session_, to_dtype(config_.train.precision));
+    write_head(resume);
+    greet();
+  }
+
+  Exit run() {
+    started_ = interval_.started = now();
+    while (step_ < steps_) {
+      train_step();
+      bool last = step_ == steps_, stop = session_.stop_requested();
+      bool first = step_ == first_step_ + 1;
+      if (first || last || stop || step_ % config_.log.every == 0) report();
+      double paused = now();
+      if (!stop && (last || due(config_.log.evaluate_every))) evaluate_now();
+      if (last || stop || due(config_.checkpoint.every)) save();
+      interval_.started += now() - paused;
+      if (stop && !last) {
+        write_timeline();
+        session_.log(fmt::format("asked to stop: saved at step {}; go on with --resume", step_));
+        return Exit::preempted;
+      }
+    }
+    finish();
+    return Exit::done;
+  }
+
+ private:
+  /// Sums since the last line of the log.
+  struct Interval {
+    double started = 0;
+    std::int64_t steps = 0;
+    double hidden_ms = 0, exposed_ms = 0, data_seconds = 0;
+  };
+
+  ParameterSet& frozen() {
+    for (const std::string& prefix : config_.train.freeze) parameters_.freeze(prefix);
+    return parameters_;
+  }
+  bool on_gpu() const { return session_.device().kind() == DeviceKind::cuda; }
+  bool due(std::int64_t every) const { return every > 0 && step_ % every == 0; }
+  /// Reading a value back makes the host wait for a GPU: only where a line is written.
+  bool looks() const {
+    return !on_gpu() || step_ % config_.log.every == 0 || step_ == steps_ || step_ == first_step_ + 1 || traces();
+  }
+  bool traces() const {
+    std::int64_t begin = first_step_ + 3;  // after the first steps, which make plans and touch memory
+    return step_ > begin && step_ <= begin + config_.train.trace_steps;
+  }
+
+  // ---- one step
+
+  void train_step() {
+    double begun = now();
+    ++step_;
+    const Queue& queue = session_.device().queue();
+    std::vector<Tensor> losses;
+    strategy_->begin_step();
+    for (int lane = 0; lane < strategy_->lanes().count; ++lane) losses.push_back(run_lane(lane));
+    strategy_->finish_step();
+    double synced = now();
+    optimizer_->step(schedule_.at(step_ - 1), float(config_.optimizer.clip));
+    if (looks()) {
+      kernels::synchronize(queue);
+      lane_losses_.clear();
+      for (const Tensor& loss : losses) lane_losses_.push_back(download(queue, loss)[0]);
+      check_finite();
+    }
+    double ended = now();
+    ++interval_.steps;
+    if (looks()) {
+      auto times = strategy_->times();
+      interval_.hidden_ms += hidden_ms(times);
+      interval_.exposed_ms += exposed_ms(times);
+      if (step_ > first_step_ + 1) overlap_.add(times);
+      if (traces()) {
+        timeline_.add(Timeline::Track::compute, "optimizer", synced, ended);
+        timeline_.add(Timeline::Track::steps, fmt::format("step {}", step_), begun, ended);
+        for (std::size_t i = 0; i < times.size(); ++i) timeline_.add_bucket(int(i), begun, times[i]);
+      }
+    }
+    double at = now();
+    if (session_.console().terminal() && at - shown_ > 0.1) shown_ = at, show_status();
+  }
+
+  Tensor run_lane(int lane) {
+    double waited = loader_->exposed_seconds();
+    io::Batch batch = loader_->next_lane();
+    interval_.data_seconds += loader_->exposed_seconds() - waited;
+    require(batch.weight * double(config_.train.lanes) == weight_, "the loader gave a lane of weight {} in a step of weight {}",
+            batch.weight, weight_);
+    double begun = now();
+    RandomKey key{std::uint64_t(config_.run.seed), std::uint64_t(step_), std::uint32_t(strategy_->lanes().first + lane), 0};
+    Tape tape(session_.device(), {.mode = Mode::train, .recording = true, .random = key, .sink = strategy_.get()});
+    strategy_->begin_lane(lane);
+    Tensor predicted = model_->forward(tape, batch.inputs);
+    Tensor loss = batch_loss(tape, predicted, batch, float(config_.train.label_smoothing));
+    if (traces()) kernels::synchronize(tape.queue());
+    double forwarded = now();
+    tape.backward(loss, float(1 / weight_));
+    if (traces()) {
+      kernels::synchronize(tape.queue());
+      timeline_.add(Timeline::Track::compute, "forward", begun, forwarded);
+      timeline_.add(Timeline::Track::compute, "backward", forwarded, now());
+    }
+    return loss;
+  }
+
+  /// The same norm is seen by all ranks, so a gradient that is not finite is everyone's error; a loss may be one rank's alone.
+  void check_finite() {
+    double norm = optimizer_->gradient_norm();
+    int bad_lane = -1;
+    for (std::size_t i = 0; i < lane_losses_.size(); ++i)
+      if (!std::isfinite(lane_losses_[i]) && bad_lane < 0) bad_lane = strategy_->lanes().first + int(i);
+    if (std::isfinite(norm) && bad_lane < 0) return;
+    std::string what = bad_lane >= 0 ? fmt::format("the loss of lane {} is {}", bad_lane,
+                                                   lane_losses_[std::size_t(bad_lane - strategy_->lanes().first)])
+                                     : fmt::format("the norm of the gradients is {}", norm);
+    if (std::string name = first_bad_gradient(); !name.empty())
+      what += fmt::format("; the gradient of {} is the first that is not finite", name);
+    throw Error(fmt::format("step {}: {}. No weight was changed by a gradient that is not finite; try a lower optimizer.rate, "
+                            "optimizer.clip, or a look at the data with `lockstep data verify`.",
+                            step_, what),
+                Exit::numeric);
+  }
+  std::string first_bad_gradient() const {
+    const Queue& queue = session_.device().queue();
+    for (const auto& slot : strategy_->flat().layout.slots) {
+      if (slot.bucket < 0) continue;
+      for (float value : download(queue, strategy_->gradients().slice(slot.begin, slot.size)))
+        if (!std::isfinite(value)) return slot.parameter->name;
+    }
+    return "";
+  }
+
+  // ---- what a run tells
+
+  /// The mean loss of this step over all lanes of all ranks, added in the order of the lanes.
+  double global_loss() const {
+    std::string bytes(lane_losses_.size() * sizeof(double), '\0');
+    std::memcpy(bytes.data(), lane_losses_.data(), bytes.size());
+    double sum = 0;
+    for (const std::string& part : session_.group().gather(bytes))
+      for (std::size_t at = 0; at < part.size(); at += sizeof(double)) {
+        double one;
+        std::memcpy(&one, part.data() + at, sizeof one);
+        sum += one;
+      }
+    return sum / weight_;
+  }
+
+  double peak_bytes() const {
+    if (!on_gpu()) {
+      rusage usage{};
+      getrusage(RUSAGE_SELF, &usage);
+      return double(usage.ru_maxrss) * 1024;
+    }
+    return double(session_.device().arena().peak_bytes());
+  }
+
+  void report() {
+    double loss = global_loss();
+    double steps = double(std::max<std::int64_t>(interval_.steps, 1));
+    double seconds = (now() - interval_.started) / steps;
+    double looked = on_gpu() ? 1 : steps;  // on a GPU only steps with a line are timed
+    bool tokens = data_.train->info().kind == io::DataKind::tokens;
+    double rows = double(config_.train.lanes * config_.train.rows_per_lane);
+    last_ = {.step = step_,
+             .steps = steps_,
+             .loss = loss,
+             .rate = schedule_.at(step_ - 1),
+             .step_ms = 1e3 * seconds,
+             .exposed_share = interval_.exposed_ms / looked / (1e3 * seconds),
+             .per_second = (tokens ? rows * targets_per_row_ : rows) / seconds,
+             .unit = tokens ? "tokens" : "samples",
+             .mfu = model_->flops_per_row() * rows / seconds / peak_.flops_per_s};
+    ordered_json line = {{"step", step_},
+                         {"train/loss", loss},
+                         {"train/grad_norm", optimizer_->gradient_norm()},
+                         {"lr", last_.rate},
+                         {"step_ms", last_.step_ms},
+                         {tokens ? "tokens_per_s" : "samples_per_s", last_.per_second},
+                         {"mfu", last_.mfu},
+                         {"mem/peak_bytes", peak_bytes()},
+                         {"data/exposed_ms", 1e3 * interval_.data_seconds / steps},
+                         {"comm/hidden_ms", interval_.hidden_ms / looked},
+                         {"comm/exposed_ms", interval_.exposed_ms / looked}};
+    write_metrics(line);
+    last_.seconds_left = double(steps_ - step_) * seconds;
+    if (session_.console().terminal()) {
+      session_.note(to_text(last_));
+      show_status();
+    } else {
+      session_.log(to_text(last_));
+    }
+    interval_ = {.started = now()};
+  }
+
+  void show_status() {
+    if (last_.steps == 0) return;
+    Progress p = last_;
+    p.step = step_;
+    p.seconds_left = double(steps_ - step_) * p.step_ms / 1e3;
+    session_.console().status(to_text(p));
+  }
+
+  void write_metrics(const ordered_json& line) {
+    if (!metrics_) return;
+    metrics_->write(line.dump());
+    if (std::string trouble = metrics_->trouble(); !trouble.empty()) session_.log(trouble);
+  }
+
+  void evaluate_now() {
+    if (!data_.validation) return;
+    const bool tokens = data_.train->info().kind == io::DataKind::tokens;
+    Evaluation e = evaluate(session_, *model_, *data_.validation,
+                            {.rows_per_batch = tokens ? config_.train.rows_per_lane : 64,
+                             .batches = config_.log.evaluate_batches,
+                             .dtype = to_dtype(config_.train.precision)});
+    ordered_json line = {{"step", step_}, {"val/loss", e.loss}};
+    if (e.accuracy >= 0) line["val/accuracy"] = e.accuracy;
+    write_metrics(line);
+    session_.log(fmt::format("step {}/{}  validation {}  ({} rows)", step_, steps_, to_text(e), e.rows));
+  }
+
+  // ---- the beginning, checkpoints, the end
+
+  void write_head(bool resume) {
+    std::string environment = environment_json(session_, peak_.flops_per_s, peak_.text);
+    if (session_.rank() != 0) return;
+    write_file(folder_ + "/config.toml", print_config(config_));
+    write_file(folder_ + "/environment.json", environment);
+    metrics_.emplace(folder_ + "/metrics.jsonl", resume ? step_ : -1);
+  }
+
+  void greet() {
+    const auto& t = config_.train;
+    session_.log(fmt::format("{}: {} parameters, {}", config_.model.kind, count_text(double(parameters_.count_elements())),
+                             data_.train->info().text));
+    session_.log(fmt::format("{} {} ({}), {} {} each, {} lanes x {} rows, {} reduction, {} to {}", session_.size(),
+                             session_.size() == 1 ? "rank" : "ranks", session_.device().name(), session_.threads(),
+                             session_.threads() == 1 ? "thread" : "threads", t.lanes, t.rows_per_lane, t.reduction,
+                             step_ > 0 ? fmt::format("steps {}", step_ + 1) : "steps 1", steps_));
+    session_.note(fmt::format("{}; communicator {}; peak {} flop/s", session_.placement(), session_.communicator().name(),
+                              count_text(peak_.flops_per_s)));
+    if (t.lanes % session_.size() != 0) {
+      std::int64_t most = (t.lanes + session_.size() - 1) / session_.size();
+      session_.log(fmt::format("{} lanes do not divide among {} ranks: {:.0f} % of their time is lost", t.lanes, session_.size(),
+                               100 * (1 - double(t.lanes) / double(most * session_.size()))));
+    }
+  }
+
+  void restore() {
+    std::string checkpoints = folder_ + "/checkpoints";
+    auto found = io::find_checkpoint(checkpoints, session_.group());
+    if (!found) return session_.log(fmt::format("--resume: no complete checkpoint in {}: starting at step 0", checkpoints));
+    for (const std::string& warning : found->warnings) session_.log(warning);
+    SavedState saved = read_state(*found, config_, session_, data_.train->rows());
+    io::load_checkpoint(*found, named_views(parameters_, optimizer_.get()), io::Match::all, session_.device().queue(),
+                        session_.group());
+    refresh_weights(session_.device().queue(), strategy_->flat());
+    optimizer_->set_steps(saved.optimizer_steps);
+    step_ = first_step_ = saved.step;
+    for (const std::string& change : saved.changes) session_.log("--resume: " + change);
+    session_.log(fmt::format("resuming {} at step {}", folder_, step_));
+  }
+
+  void save() {
+    check_agreement();
+    std::string path = io::save_checkpoint(folder_ + "/checkpoints", step_, named_views(parameters_, optimizer_.get()),
+                                           state_json(config_, session_, step_, data_.train->rows(), *optimizer_),
+                                           int(config_.checkpoint.keep), session_.device().queue(), session_.group());
+    session_.note("saved " + path);
+  }
+
+  /// Every rank must hold the same weights. Returns their hash.
+  std::string check_agreement() {
+    std::string mine = hash_parameters(parameters_);
+    if (!config_.train.communicate) return mine;  // each rank trains by itself, on purpose
+    auto all = session_.group().gather(mine);
+    std::string others;
+    int differing = 0;
+    for (std::size_t r = 0; r < all.size(); ++r)
+      if (all[r] != all[0]) others += fmt::format("{}{}", differing++ ? ", " : "", r);
+    require(Exit::diverged, differing == 0, "step {}: the weights of rank {} differ from those of rank 0", step_, others);
+    return mine;
+  }
+
+  void write_timeline() const {
+    if (!timeline_.empty()) write_file(fmt::format("{}/trace/rank{}.json", folder_, session_.rank()), timeline_.json());
+  }
+
+  void finish() {
+    if (first_step_ >= steps_) {
+      session_.log(fmt::format("nothing to do: the checkpoint is at step {} of {}", first_step_, steps_));
+      evaluate_now();
+    }
+    std::string hash = check_agreement();
+    double seconds = now() - started_;
+    write_metrics({{"event", "end"},
+                   {"step", step_},
+                   {"ranks", session_.size()},
+                   {"lanes", config_.train.lanes},
+                   {"weights_xxh3", hash},
+                   {"seconds", seconds}});
+    write_timeline();
+    if (session_.size() > 1 && !overlap_.empty()) session_.log(overlap_.text());
+    session_.log(fmt::format("done in {}: {}/, weights_xxh3 {}", duration_text(seconds), folder_, hash));
+  }
+
+  Session& session_;
+  Config config_;
+  io::Datasets data_;
+  ParameterSet parameters_;
+  std::unique_ptr<nn::Model> model_;
+  std::unique_ptr<parallel::DataParallel> strategy_;
+  std::unique_ptr<optim::Optimizer> optimizer_;
+  optim::Schedule schedule_;
+  std::optional<io::Loader> loader_;
+  std::optional<io::MetricsFile> metrics_;  // rank 0
+  std::string folder_;
+  Peak peak_;
+  std::int64_t step_ = 0, first_step_ = 0, steps_ = 0;
+  double targets_per_row_ = 1, weight_ = 1;  // of a row; of a step
+  double started_ = 0, shown_ = 0;
+  std::vector<double> lane_losses_;  // of this rank, in the latest step that was looked at
+  Interval interval_;
+  Progress last_;
+  OverlapTable overlap_;
+  Timeline timeline_;
+};
+
+}  // namespace
+
+Exit train(Session& session, Config config, bool resume) {
+  return Trainer(session, std::move(config), resume).run();
+}
+
+}  // namespace lockstep::launch
