@@ -1,3 +1,5 @@
+// Private to parallel: includes the vendor's header.
+
 #pragma once
 
 #include <mpi.h>
