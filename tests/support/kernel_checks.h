@@ -33,9 +33,9 @@ void expect_same_for_any_threads(const std::function<std::vector<float>()>& resu
 
 /// Values of several inputs, or their gradients.
 using Values = std::vector<std::vector<float>>;
-/// Compares gradients with central differences along a random direction in all inputs; sums are taken in double. forward gives y
-/// of the inputs; backward the gradients of all inputs for an upstream dy. Returns |analytic - numeric| / max(|analytic|,
-/// |numeric|).
+/// Compares gradients with central differences of fourth order along a random direction in all inputs; sums are taken in double.
+/// forward gives y of the inputs; backward the gradients of all inputs for an upstream dy. Returns |analytic - numeric| /
+/// max(|analytic|, |numeric|).
 double derivative_error(const Values& inputs, const std::function<std::vector<float>(const Values&)>& forward,
                         const std::function<Values(const Values&, const std::vector<float>&)>& backward, float step = 1e-2f);
 

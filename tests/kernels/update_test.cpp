@@ -1,0 +1,256 @@
+#include "kernels/update.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "kernels/memory.h"
+#include "tests/support/kernel_checks.h"
+
+namespace lockstep {
+namespace {
+
+using namespace test;
+using kernels::Scalar;
+using kernels::Segment;
+using kernels::Span;
+
+/// The step's numbers on a device.
+Tensor scalars(Device& device, float rate, float scale = 1, float correction1 = 1, float correction2 = 1) {
+  std::vector<float> values(std::size_t(Scalar::count), 0.f);
+  values[std::size_t(Scalar::rate)] = rate;
+  values[std::size_t(Scalar::gradient_scale)] = scale;
+  values[std::size_t(Scalar::correction1)] = correction1;
+  values[std::size_t(Scalar::correction2)] = correction2;
+  return make_tensor(device, {std::int64_t(values.size())}, values);
+}
+
+/// Flat memory with weights that are the masters, or bf16 weights beside them.
+struct Memory {
+  Memory(Device& device, const std::vector<float>& values, DType weight_type)
+      : masters(make_tensor(device, {std::int64_t(values.size())}, values)),
+        weights(weight_type == DType::f32 ? masters : make_tensor(device, masters.shape(), values, weight_type)),
+        m(make_tensor(device, masters.shape(), std::vector<float>(values.size(), 0.f))),
+        v(make_tensor(device, masters.shape(), std::vector<float>(values.size(), 0.f))) {}
+  kernels::FlatState state(const Tensor& gradients) const { return {weights.view(), masters.view(), gradients.view()}; }
+  Tensor masters, weights, m, v;
+};
+
+/// One step of the optimizer of a golden case.
+void step(Device& device, const GoldenCase& c, const Memory& memory, const Tensor& gradients,
+          const std::vector<Segment>& segments, int t, float rate) {
+  float scale = float(c.number("scale"));
+  if (c.text("kind") == "sgd") {
+    kernels::SgdSettings settings{float(c.number("momentum", 0)), float(c.number("dampening", 0)), c.number("nesterov", 0) != 0};
+    kernels::sgd(device.queue(), memory.state(gradients), settings.momentum != 0 ? memory.m.view() : View{}, segments.data(),
+                 int(segments.size()), scalars(device, rate, scale).view(), settings, t == 1);
+  } else {
+    kernels::AdamWSettings settings{float(c.number("beta1")), float(c.number("beta2")), float(c.number("eps"))};
+    float correction1 = float(1 - std::pow(double(settings.beta1), t)),
+          correction2 = float(1 - std::pow(double(settings.beta2), t));
+    kernels::adamw(device.queue(), memory.state(gradients), memory.m.view(), memory.v.view(), segments.data(),
+                   int(segments.size()), scalars(device, rate, scale, correction1, correction2).view(), settings);
+  }
+}
+
+TEST(Update, Golden) {
+  auto cases = read_golden("update");
+  for (auto& device : devices())
+    for (auto& c : cases)
+      for (DType weight_type : {DType::f32, DType::bf16})
+        for (DType gradient_type : {DType::f32, DType::bf16}) {
+          SCOPED_TRACE(c.name + " " + name_of(weight_type) + " " + name_of(gradient_type));
+          auto& w = c["w"].values;
+          auto n = std::int64_t(w.size()), split = std::int64_t(c.number("split"));
+          std::vector<Segment> segments{{0, split, 1, float(c.number("decay"))}, {split, n - split, 2, 0}};
+          Memory memory(*device, w, weight_type);
+          auto& rates = c["rates"].values;
+          for (std::size_t t = 0; t < rates.size(); ++t) {
+            auto row = [&](const char* name) {
+              auto begin = c[name].values.begin() + std::ptrdiff_t(t) * n;
+              return std::vector<float>(begin, begin + n);
+            };
+            Tensor gradients = make_tensor(*device, {n}, row("gradients"), gradient_type);  // exact in bf16
+            step(*device, c, memory, gradients, segments, int(t) + 1, rates[t]);
+            // Masters keep to PyTorch's f64 whatever the type of weights and gradients.
+            expect_close(*device, memory.masters, row("results"), DType::f32, "step " + std::to_string(t + 1));
+            Tensor rounded(*device, {n}, weight_type);
+            kernels::cast(device->queue(), rounded.view(), memory.masters.view());
+            EXPECT_EQ(download(device->queue(), memory.weights), download(device->queue(), rounded));
+          }
+        }
+}
+
+TEST(Update, OnlySegmentsChange) {
+  for (auto& device : devices())
+    for (bool adam : {false, true}) {
+      const Queue& q = device->queue();
+      std::int64_t n = 30000;
+      auto values = random_values(n, 1);
+      Memory memory(*device, values, DType::bf16);
+      auto weights = download(q, memory.weights);
+      Tensor gradients = make_tensor(*device, {n}, std::vector<float>(std::size_t(n), 1.f));
+      std::vector<Segment> segments{{20000, 1}, {5, 3}, {100, 0}, {8000, 9001}};
+      for (int i = 0; i < 100; ++i) segments.push_back({25000 + 20 * i, 7});  // more than travel in one launch
+      if (adam)
+        kernels::adamw(q, memory.state(gradients), memory.m.view(), memory.v.view(), segments.data(), int(segments.size()),
+                       scalars(*device, 0.5f, 1, 0.1f, 0.001f).view(), {});
+      else
+        kernels::sgd(q, memory.state(gradients), {}, segments.data(), int(segments.size()), scalars(*device, 0.5f).view(), {},
+                     true);
+      auto after = download(q, memory.masters), rounded = download(q, memory.weights);
+      std::vector<bool> inside(std::size_t(n), false);
+      for (auto& s : segments)
+        for (std::int64_t i = s.begin; i < s.begin + s.size; ++i) inside[std::size_t(i)] = true;
+      for (std::size_t i = 0; i < values.size(); ++i) {
+        ASSERT_NEAR(after[i], values[i] - (inside[i] ? 0.5f : 0.f), inside[i] ? 1e-4 : 0) << i;
+        if (!inside[i]) {
+          ASSERT_EQ(rounded[i], weights[i]) << i;
+        }
+      }
+    }
+}
+
+TEST(Update, SquareSumsAndClip) {
+  for_each_device([](Device& device, DType dtype) {
+    const Queue& q = device.queue();
+    std::int64_t n = 20000;
+    Tensor gradients = make_tensor(device, {n}, random_values(n, 1), dtype);
+    auto g = download(q, gradients);
+    std::vector<Span> spans{{10000, 9000}, {3, 1}, {50, 0}, {100, 4096}, {5000, 4097}};
+    std::vector<std::pair<std::int64_t, std::int64_t>> blocks;
+    for (auto& s : spans)
+      for (std::int64_t i = 0; i < s.size; i += kernels::norm_block)
+        blocks.push_back({s.begin + i, std::min(s.size - i, kernels::norm_block)});
+    ASSERT_EQ(blocks.size(), 7u);
+    Tensor partials = poisoned(device, {7});
+    kernels::square_sums(q, partials.view(), gradients.view(), spans.data(), int(spans.size()));
+    auto sums = download(q, partials);
+    double total = 0;
+    for (std::size_t b = 0; b < blocks.size(); ++b) {
+      double sum = 0;
+      for (std::int64_t i = 0; i < blocks[b].second; ++i) sum += std::pow(double(g[std::size_t(blocks[b].first + i)]), 2);
+      EXPECT_NEAR(sums[b] / sum, 1, 1e-6) << b;
+      total += sum;
+    }
+    float norm = float(std::sqrt(total));
+    auto clip = [&](const Tensor& of, float limit) {
+      Tensor s = scalars(device, 0);
+      kernels::clip(q, s.view(), of.view(), limit);
+      auto values = download(q, s);
+      return std::pair(values[std::size_t(Scalar::gradient_norm)], values[std::size_t(Scalar::gradient_scale)]);
+    };
+    EXPECT_NEAR(clip(partials, 0).first / norm, 1, 1e-6);
+    EXPECT_EQ(clip(partials, 0).second, 1) << "no limit";
+    EXPECT_EQ(clip(partials, 2 * norm).second, 1) << "below the limit";
+    EXPECT_NEAR(clip(partials, norm / 4).second, 0.25, 1e-6);
+    for (float bad : {NAN, INFINITY}) {
+      auto [seen, scale] = clip(make_tensor(device, {3}, {1, bad, 1}), 1);
+      EXPECT_FALSE(std::isfinite(seen)) << "the norm tells";
+      EXPECT_EQ(scale, 0);
+      EXPECT_EQ(clip(make_tensor(device, {1}, {bad}), 0).second, 0) << "also without a limit";
+    }
+    EXPECT_EQ(clip(make_tensor(device, {2}, {0, 0}), 1), std::pair(0.f, 1.f));
+    Tensor empty(device, {1});
+    kernels::square_sums(q, empty.view().slice(0, 0), gradients.view(), nullptr, 0);
+  });
+}
+
+// An element is updated alike wherever it lies in the flat memory and its segment: bucket plans and slices may move it.
+TEST(Update, PlaceDoesNotMatter) {
+  Device device;
+  const Queue& q = device.queue();
+  std::int64_t n = 5003;
+  auto values = random_values(n, 1), g = random_values(n, 2);
+  for (bool adam : {false, true})
+    for (DType dtype : {DType::f32, DType::bf16}) {
+      auto run = [&](std::int64_t shift, const std::vector<std::int64_t>& ends) {
+        std::vector<float> moved(std::size_t(n + shift), 0.f), gradient = moved;
+        std::copy(values.begin(), values.end(), moved.begin() + std::ptrdiff_t(shift));
+        std::copy(g.begin(), g.end(), gradient.begin() + std::ptrdiff_t(shift));
+        Memory memory(device, moved, dtype);
+        Tensor gradients = make_tensor(device, {n + shift}, gradient, dtype);
+        std::vector<Segment> segments;
+        std::int64_t begin = 0;
+        for (std::int64_t end : ends) {
+          segments.push_back({shift + begin, end - begin, 1, 0.1f});
+          begin = end;
+        }
+        for (int t = 1; t < 4; ++t) {
+          if (adam)
+            kernels::adamw(q, memory.state(gradients), memory.m.view(), memory.v.view(), segments.data(), int(segments.size()),
+                           scalars(device, 0.1f, 0.3f, 0.2f, 0.7f).view(), {});
+          else
+            kernels::sgd(q, memory.state(gradients), memory.m.view(), segments.data(), int(segments.size()),
+                         scalars(device, 0.1f, 0.3f).view(), {.momentum = 0.9f, .nesterov = true}, t == 1);
+        }
+        return download(q, memory.masters.view().slice(shift, n));
+      };
+      EXPECT_EQ(run(0, {n}), run(13, {1, 7, 32, 1000, 1003, n}));
+    }
+}
+
+TEST(Update, AScaleOfZeroHidesNan) {
+  for (auto& device : devices()) {
+    const Queue& q = device->queue();
+    Memory memory(*device, {1, 2, 3}, DType::f32);
+    Tensor gradients = make_tensor(*device, {3}, {NAN, INFINITY, 1});
+    Segment segment{0, 3, 1, 0.5f};
+    kernels::sgd(q, memory.state(gradients), memory.m.view(), &segment, 1, scalars(*device, 0.5f, 0).view(), {.momentum = 0.9f},
+                 true);
+    EXPECT_EQ(download(q, memory.masters), (std::vector<float>{.75f, 1.5f, 2.25f})) << "decay alone";
+    kernels::adamw(q, memory.state(gradients), memory.v.view(), memory.v.view(), &segment, 1, scalars(*device, 0.5f, 0).view(),
+                   {});
+    EXPECT_EQ(download(q, memory.masters), (std::vector<float>{.5625f, 1.125f, 1.6875f})) << "decay alone";
+  }
+}
+
+TEST(Update, WrongSizesAreRefused) {
+  Device device;
+  Memory memory(device, {1, 2, 3}, DType::f32);
+  Tensor gradients = make_tensor(device, {3}, {1, 1, 1}), partials(device, {2});
+  Segment beyond{1, 3};
+  Span whole{0, 3};
+  auto s = scalars(device, 1);
+  EXPECT_THROW(kernels::sgd(device.queue(), memory.state(gradients), {}, &beyond, 1, s.view(), {}, true), Error);
+  EXPECT_THROW(
+      kernels::adamw(device.queue(), memory.state(gradients), memory.m.view(), memory.v.view(), &beyond, 1, s.view(), {}), Error);
+  Segment fine{0, 3};
+  EXPECT_THROW(kernels::sgd(device.queue(), memory.state(gradients), {}, &fine, 1, s.view(), {.momentum = 0.9f}, true), Error);
+  EXPECT_THROW(kernels::square_sums(device.queue(), partials.view(), gradients.view(), &whole, 1), Error);
+}
+
+TEST(Update, ThreadsDoNotMatter) {
+  Device device;
+  const Queue& q = device.queue();
+  std::int64_t n = 100001;
+  for (DType dtype : {DType::f32, DType::bf16}) {
+    Tensor gradients = make_tensor(device, {n}, random_values(n, 2), dtype);
+    std::vector<Segment> segments{{0, 50001, 1, 0.1f}, {50001, 50000, 1, 0}};
+    expect_same_for_any_threads(
+        [&] {
+          Memory memory(device, random_values(n, 1), dtype);
+          for (int t = 1; t < 4; ++t) {
+            kernels::sgd(q, memory.state(gradients), memory.m.view(), segments.data(), 2, scalars(device, 0.1f).view(),
+                         {.momentum = 0.9f}, t == 1);
+            kernels::adamw(q, memory.state(gradients), memory.m.view(), memory.v.view(), segments.data(), 2,
+                           scalars(device, 0.1f).view(), {});
+          }
+          return download(q, memory.masters);
+        },
+        "update");
+    Tensor partials(device, {25});
+    std::vector<Span> spans{{0, n}};
+    expect_same_for_any_threads(
+        [&] {
+          Tensor s = scalars(device, 0);
+          kernels::square_sums(q, partials.view(), gradients.view(), spans.data(), 1);
+          kernels::clip(q, s.view(), partials.view(), 1);
+          return download(q, s);
+        },
+        "norm");
+  }
+}
+
+}  // namespace
+}  // namespace lockstep
