@@ -1,6 +1,6 @@
-// Private to parallel: includes the vendor's header.
-
 #pragma once
+
+// Private to parallel/: includes the vendor's header.
 
 #include <nccl.h>
 
