@@ -8,7 +8,13 @@
 #include "kernels/convolution.h"
 #include "kernels/matmul.h"
 
+namespace lockstep::kernels {
+/// Scratch memory of the queue, for one kernel at a time: what is in it lasts until the next call.
+float* workspace(const Queue&, std::int64_t floats);
+}  // namespace lockstep::kernels
+
 namespace lockstep::kernels::cpu {
+float* workspace(const Queue&, std::int64_t floats);
 void matmul(const Queue&, View y, View a, View b, std::int64_t m, std::int64_t n, std::int64_t k, const MatmulOptions&);
 void convolution(const Queue&, const ConvolutionShape&, View y, View x, View w, View bias);
 void convolution_backward_data(const Queue&, const ConvolutionShape&, View dx, View dy, View w, Write);
@@ -19,6 +25,7 @@ void attention_backward(const Queue&, const AttentionShape&, View dqkv, View dy,
 }  // namespace lockstep::kernels::cpu
 
 namespace lockstep::kernels::cuda {
+float* workspace(const Queue&, std::int64_t floats);
 void matmul(const Queue&, View y, View a, View b, std::int64_t m, std::int64_t n, std::int64_t k, const MatmulOptions&);
 void convolution(const Queue&, const ConvolutionShape&, View y, View x, View w, View bias);
 void convolution_backward_data(const Queue&, const ConvolutionShape&, View dx, View dy, View w, Write);

@@ -3,6 +3,7 @@
 #include <omp.h>
 
 #include "kernels/memory.h"
+#include "kernels/vendor.h"
 
 namespace lockstep {
 
@@ -45,6 +46,10 @@ float* CpuLibraries::workspace(int threads, std::int64_t floats_each) {
   return workspace_.get();
 }
 
+float* kernels::cpu::workspace(const Queue& q, std::int64_t floats) {
+  return q.cpu->workspace(1, floats);
+}
+
 CpuPlan::Argument& CpuPlan::add(int id, const dnnl::memory::desc& ours, const dnnl::memory::desc& theirs) {
   Argument& a = arguments_.emplace_back();
   a.ours = dnnl::memory(ours, engine_, nullptr);
@@ -59,15 +64,9 @@ CpuPlan& CpuPlan::reads(int id, const dnnl::memory::desc& ours, const dnnl::memo
   return *this;
 }
 
-CpuPlan& CpuPlan::writes(int id, const dnnl::memory::desc& ours, const dnnl::memory::desc& theirs, bool accumulate) {
+CpuPlan& CpuPlan::writes(int id, const dnnl::memory::desc& ours, const dnnl::memory::desc& theirs) {
   Argument& a = add(id, ours, theirs);
-  dnnl::primitive_attr attributes;
-  if (accumulate) {
-    dnnl::post_ops sum;
-    sum.append_sum(1.f);
-    attributes.set_post_ops(sum);
-  }
-  if (ours != theirs) a.after = dnnl::reorder(a.theirs, a.ours, attributes);
+  if (ours != theirs) a.after = dnnl::reorder(a.theirs, a.ours);
   return *this;
 }
 

@@ -25,9 +25,8 @@ class CpuPlan {
 
   /// The next argument is read: `ours` is its layout in our memory, `theirs` the one that the primitive wants.
   CpuPlan& reads(int id, const dnnl::memory::desc& ours, const dnnl::memory::desc& theirs);
-  /// The next argument is written, or added to when `accumulate` and the layouts differ (the reorder adds; when they agree the
-  /// primitive itself must).
-  CpuPlan& writes(int id, const dnnl::memory::desc& ours, const dnnl::memory::desc& theirs, bool accumulate = false);
+  /// The next argument is written.
+  CpuPlan& writes(int id, const dnnl::memory::desc& ours, const dnnl::memory::desc& theirs);
 
   /// Runs on the data given, in the order of the arguments; done on return.
   void run(dnnl::stream& stream, std::initializer_list<void*> data);
@@ -57,8 +56,12 @@ class CpuLibraries {
   CpuPlan& plan(const PlanKey& key, Make make) {
     Slot slot{key, threads()};
     auto found = plans_.find(slot);
-    if (found == plans_.end()) found = plans_.emplace(slot, make()).first;
-    return found->second;
+    if (found != plans_.end()) return found->second;
+    try {
+      return plans_.emplace(slot, make()).first->second;
+    } catch (const dnnl::error& error) {
+      throw Error(std::string("oneDNN: ") + error.what());
+    }
   }
   /// Scratch memory for `threads` threads, one after another, aligned to 64 bytes; its contents last until the next call.
   float* workspace(int threads, std::int64_t floats_each);

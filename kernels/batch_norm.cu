@@ -1,0 +1,273 @@
+#include "kernels/batch_norm.h"
+
+#include <cmath>
+
+#include "kernels/base/launch.h"
+#include "kernels/vendor.h"
+
+// Sums over rows are made in a fixed order: of the mean first, then of squared distances from it, which keeps the variance exact
+// where the mean is large beside it.
+
+namespace lockstep::kernels {
+namespace {
+
+using std::int64_t;
+
+/// A GPU with few channels would be idle: `parts` neighbouring rows then count as one row of parts * channels columns, whose sums
+/// are added in a second pass.
+int64_t parts_of(const Queue& q, int64_t rows, int64_t channels) {
+  if (!q.on_gpu || channels >= 8192) return 1;
+  int64_t wanted = 8192 / channels, useful = rows / 64;
+  return useful < 1 ? 1 : wanted < useful ? wanted : useful;
+}
+
+template <int K, class Term>
+struct Wide {
+  Term term;
+  int64_t rows, channels, parts;
+  HD Sums<K> operator()(int64_t r, int64_t column) const {
+    int64_t row = r * parts + column / channels;
+    return row < rows ? term(row, column % channels) : Sums<K>{};
+  }
+};
+template <int K>
+struct Store {
+  float* sums;
+  HD void operator()(int64_t column, Sums<K> total) const {
+    for (int k = 0; k < K; ++k) sums[column * K + k] = total[k];
+  }
+};
+template <int K>
+struct Load {
+  const float* sums;
+  int64_t channels;
+  HD Sums<K> operator()(int64_t part, int64_t c) const {
+    Sums<K> s;
+    for (int k = 0; k < K; ++k) s.v[k] = sums[(part * channels + c) * K + k];
+    return s;
+  }
+};
+
+/// Memory beside the tensors: three values a channel, and the sums of parts.
+struct Scratch {
+  int64_t parts;
+  float *scale, *mean_gradient, *slope, *sums;
+  Scratch(const Queue& q, int64_t rows, int64_t channels) : parts(parts_of(q, rows, channels)) {
+    scale = workspace(q, (3 + 2 * parts) * channels);
+    mean_gradient = scale + channels;
+    slope = mean_gradient + channels;
+    sums = slope + channels;
+  }
+};
+
+/// finish(c, sums of term(r, c) over all rows) for every channel.
+template <int K, class Term, class Finish>
+void channel_sums(const Queue& q, int64_t rows, int64_t channels, const Scratch& scratch, Term term, Finish finish) {
+  if (scratch.parts == 1) return reduce_rows<K>(q, rows, channels, term, finish);
+  const int64_t parts = scratch.parts;
+  reduce_rows<K>(q, (rows + parts - 1) / parts, parts * channels, Wide<K, Term>{term, rows, channels, parts},
+                 Store<K>{scratch.sums});
+  reduce_rows<K>(q, parts, channels, Load<K>{scratch.sums, channels}, finish);
+}
+
+template <class T>
+struct MeanTerm {
+  const T* x;
+  int64_t channels;
+  HD Sums<1> operator()(int64_t r, int64_t c) const { return {float(x[r * channels + c])}; }
+};
+struct MeanFinish {
+  float* mean;
+  float rows;
+  HD void operator()(int64_t c, Sums<1> total) const { mean[c] = total[0] / rows; }
+};
+
+template <class T>
+struct VarianceTerm {
+  const T* x;
+  const float* mean;
+  int64_t channels;
+  HD Sums<1> operator()(int64_t r, int64_t c) const {
+    float d = float(x[r * channels + c]) - mean[c];
+    return {d * d};
+  }
+};
+template <class T>
+struct VarianceFinish {
+  float* variance;
+  float* scale;
+  const T* w;
+  float rows, epsilon;
+  HD void operator()(int64_t c, Sums<1> total) const {
+    variance[c] = total[0] / rows;
+    scale[c] = float(w[c]) / std::sqrt(variance[c] + epsilon);
+  }
+};
+
+template <class T>
+struct Scale {
+  float* scale;
+  const float* variance;
+  const T* w;
+  float epsilon;
+  HD void operator()(int64_t c) const { scale[c] = float(w[c]) / std::sqrt(variance[c] + epsilon); }
+};
+
+template <class T, bool relu>
+struct Apply {
+  T* y;
+  const T* x;
+  const float* mean;
+  const float* scale;
+  const T* b;
+  int64_t channels;
+  template <class Team>
+  HD void operator()(Team team, int64_t row) const {
+    const T* in = x + row * channels;
+    T* out = y + row * channels;
+    team.each(channels, [=, *this](int64_t c) {
+      float v = (float(in[c]) - mean[c]) * scale[c] + float(b[c]);
+      out[c] = T(relu && v < 0 ? 0.f : v);
+    });
+  }
+};
+
+/// The gradient behind relu.
+template <class T, bool relu>
+struct Upstream {
+  const T* dy;
+  const T* y;
+  HD float operator()(int64_t i) const { return !relu || float(y[i]) > 0 ? float(dy[i]) : 0.f; }
+};
+
+template <class T, bool relu>
+struct GradientTerm {
+  Upstream<T, relu> upstream;
+  const T* x;
+  const float* mean;
+  int64_t channels;
+  HD Sums<2> operator()(int64_t r, int64_t c) const {
+    int64_t i = r * channels + c;
+    float d = upstream(i);
+    return {d, d * (float(x[i]) - mean[c])};
+  }
+};
+template <class T, class W>
+struct GradientFinish {
+  W* dw;
+  W* db;
+  float* scale;
+  float* mean_gradient;
+  float* slope;
+  const T* w;
+  const float* variance;
+  float rows, epsilon;
+  bool add_w, add_b;
+  HD void operator()(int64_t c, Sums<2> total) const {
+    float rstd = 1 / std::sqrt(variance[c] + epsilon), to_w = total[1] * rstd;
+    if (dw) dw[c] = W(add_w ? float(dw[c]) + to_w : to_w);
+    if (db) db[c] = W(add_b ? float(db[c]) + total[0] : total[0]);
+    scale[c] = float(w[c]) * rstd;
+    mean_gradient[c] = total[0] / rows;
+    slope[c] = to_w * rstd / rows;
+  }
+};
+
+/// dx = w * rstd * (dy - mean(dy) - (x - mean) * rstd² * mean(dy * (x - mean))).
+template <class T, bool relu, bool add>
+struct Gradient {
+  T* dx;
+  Upstream<T, relu> upstream;
+  const T* x;
+  const float* mean;
+  const float* scale;
+  const float* mean_gradient;
+  const float* slope;
+  int64_t channels;
+  template <class Team>
+  HD void operator()(Team team, int64_t row) const {
+    team.each(channels, [first = row * channels, *this](int64_t c) {
+      int64_t i = first + c;
+      float d = scale[c] * (upstream(i) - mean_gradient[c] - (float(x[i]) - mean[c]) * slope[c]);
+      dx[i] = T(add ? float(dx[i]) + d : d);
+    });
+  }
+};
+
+int64_t checked_rows(const char* op, View y, View x, View w, View mean, View variance, int64_t channels) {
+  require(channels > 0 && x.size % channels == 0, "{}: {} elements are not rows of {} channels", op, x.size, channels);
+  require(y.size == x.size && y.dtype == x.dtype, "{}: {} {} in, {} {} out", op, x.size, name_of(x.dtype), y.size,
+          name_of(y.dtype));
+  require(w.size == channels && mean.size == channels && variance.size == channels,
+          "{}: the scale and the statistics need {} elements", op, channels);
+  return x.size / channels;
+}
+
+template <class F>
+void visit_flag(bool flag, F&& f) {
+  flag ? f.template operator()<true>() : f.template operator()<false>();
+}
+
+}  // namespace
+
+void batch_norm(const Queue& q, View y, View mean, View variance, View x, View w, View b, int64_t channels, float epsilon,
+                bool relu) {
+  const int64_t rows = checked_rows("batch_norm", y, x, w, mean, variance, channels);
+  require(rows > 0, "batch_norm: no rows to take statistics of");
+  require(b.size == channels, "batch_norm: the shift needs {} elements", channels);
+  visit_float(x.dtype, [&]<class T>() {
+    Scratch scratch(q, rows, channels);
+    float *m = mean.as<float>(), *v = variance.as<float>();
+    channel_sums<1>(q, rows, channels, scratch, MeanTerm<T>{x.as<T>(), channels}, MeanFinish{m, float(rows)});
+    channel_sums<1>(q, rows, channels, scratch, VarianceTerm<T>{x.as<T>(), m, channels},
+                    VarianceFinish<T>{v, scratch.scale, w.as<T>(), float(rows), epsilon});
+    visit_flag(relu, [&]<bool cut>() {
+      for_each_row(q, rows, channels, Apply<T, cut>{y.as<T>(), x.as<T>(), m, scratch.scale, b.as<T>(), channels});
+    });
+  });
+}
+
+void batch_norm_inference(const Queue& q, View y, View x, View w, View b, View mean, View variance, int64_t channels,
+                          float epsilon, bool relu) {
+  const int64_t rows = checked_rows("batch_norm_inference", y, x, w, mean, variance, channels);
+  require(b.size == channels, "batch_norm_inference: the shift needs {} elements", channels);
+  visit_float(x.dtype, [&]<class T>() {
+    Scratch scratch(q, rows, channels);
+    for_each(q, channels, Scale<T>{scratch.scale, variance.as<float>(), w.as<T>(), epsilon});
+    visit_flag(relu, [&]<bool cut>() {
+      for_each_row(q, rows, channels, Apply<T, cut>{y.as<T>(), x.as<T>(), mean.as<float>(), scratch.scale, b.as<T>(), channels});
+    });
+  });
+}
+
+void batch_norm_backward(const Queue& q, View dx, View dw, View db, View dy, View x, View y, View w, View mean, View variance,
+                         int64_t channels, float epsilon, bool relu, Write write_x, Write write_w, Write write_b) {
+  const int64_t rows = checked_rows("batch_norm_backward", dy, x, w, mean, variance, channels);
+  require(!dx || (dx.size == x.size && dx.dtype == x.dtype), "batch_norm_backward: dx must look like x");
+  require((!dw || dw.size == channels) && (!db || db.size == channels), "batch_norm_backward: dw and db need {} elements",
+          channels);
+  require(!dw || !db || dw.dtype == db.dtype, "batch_norm_backward: dw is {}, db is {}", name_of(dw.dtype), name_of(db.dtype));
+  require(!relu || (y.size == x.size && y.dtype == x.dtype), "batch_norm_backward: with relu y must look like x");
+  visit_float(x.dtype, [&]<class T>() {
+    Scratch scratch(q, rows, channels);
+    const float *m = mean.as<float>(), *v = variance.as<float>();
+    visit_flag(relu, [&]<bool cut>() {
+      Upstream<T, cut> upstream{dy.as<T>(), cut ? y.as<T>() : nullptr};
+      auto sums = [&]<class W>() {
+        channel_sums<2>(
+            q, rows, channels, scratch, GradientTerm<T, cut>{upstream, x.as<T>(), m, channels},
+            GradientFinish<T, W>{dw.as<W>(), db.as<W>(), scratch.scale, scratch.mean_gradient, scratch.slope, w.as<T>(), v,
+                                 float(rows), epsilon, write_w == Write::accumulate, write_b == Write::accumulate});
+      };
+      (dw ? dw : db).dtype == dtype_of<T> ? sums.template operator()<T>() : sums.template operator()<float>();
+      if (!dx) return;
+      visit_flag(write_x == Write::accumulate, [&]<bool add>() {
+        for_each_row(q, rows, channels,
+                     Gradient<T, cut, add>{dx.as<T>(), upstream, x.as<T>(), m, scratch.scale, scratch.mean_gradient,
+                                           scratch.slope, channels});
+      });
+    });
+  });
+}
+
+}  // namespace lockstep::kernels

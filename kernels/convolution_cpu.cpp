@@ -1,0 +1,152 @@
+#include "kernels/memory.h"
+#include "kernels/vendor.h"
+#include "kernels/vendor_cpu.h"
+
+// Images keep our layout, NHWC, which oneDNN's fastest primitives read as it is. Weights are reordered to the layout that the
+// primitive wants; that is small beside the product, while plain weights fall to oneDNN's reference code.
+
+namespace lockstep::kernels::cpu {
+namespace {
+
+using dnnl::memory;
+using onednn::Desc;
+
+enum class Pass : std::int64_t { forward = 2, data = 3, weights = 4 };
+
+PlanKey key_of(Pass pass, const ConvolutionShape& s, DType x, DType w, bool bias_or_add) {
+  return {std::int64_t(pass), s.batch,   s.height,   s.width,  s.in,        s.out,           s.kernel_height, s.kernel_width,
+          s.stride,           s.padding, s.dilation, s.groups, bias_or_add, std::int64_t(x), std::int64_t(w)};
+}
+
+struct Descs {
+  memory::dims x_dims, w_dims, y_dims;
+  Desc x, y;  ///< our images
+  Desc w;     ///< our weights, as (group, out, in, height, width), or without the group when there is one
+  DType dtype;
+
+  Descs(const ConvolutionShape& s, DType dtype, DType w_dtype) : dtype(dtype) {
+    x_dims = {s.batch, s.in, s.height, s.width};
+    y_dims = {s.batch, s.out, s.out_height(), s.out_width()};
+    std::int64_t in = s.in / s.groups, out = s.out / s.groups, tap = s.kernel_width * in, filter = s.kernel_height * tap;
+    w_dims = {out, in, s.kernel_height, s.kernel_width};
+    memory::dims strides{filter, 1, tap, in};
+    if (s.groups > 1) {
+      w_dims.insert(w_dims.begin(), s.groups);
+      strides.insert(strides.begin(), out * filter);
+    }
+    x = Desc(x_dims, onednn::type_of(dtype), memory::format_tag::nhwc);
+    y = Desc(y_dims, onednn::type_of(dtype), memory::format_tag::nhwc);
+    w = Desc(w_dims, onednn::type_of(w_dtype), strides);
+  }
+  Desc any_weights(DType d) const { return Desc(w_dims, onednn::type_of(d), memory::format_tag::any); }
+  /// What to ask oneDNN for: our images, or (`free`) images in any layout.
+  onednn::ConvolutionDescs request(const ConvolutionShape& s, bool free) const {
+    auto any = memory::format_tag::any;
+    return {free ? Desc(x_dims, onednn::type_of(dtype), any) : x,
+            any_weights(dtype),
+            free ? Desc(y_dims, onednn::type_of(dtype), any) : y,
+            {s.stride, s.stride},
+            {s.dilation - 1, s.dilation - 1},
+            {s.padding, s.padding}};
+  }
+};
+
+/// The plan that make(free) finds: with our images, unless that is reference code and free images are not.
+template <class Make>
+auto best(Make make) {
+  auto ours = make(false);
+  if (std::string(ours.impl_info_str()).find("ref") == std::string::npos) return ours;
+  auto free = make(true);
+  return std::string(free.impl_info_str()).find("ref") == std::string::npos ? free : ours;
+}
+
+void forward(const Queue& q, const ConvolutionShape& s, View y, View x, View w, View bias) {
+  CpuLibraries& libraries = *q.cpu;
+  CpuPlan& plan = libraries.plan(key_of(Pass::forward, s, x.dtype, w.dtype, bool(bias)), [&] {
+    Descs d(s, x.dtype, w.dtype);
+    Desc b({s.out}, onednn::type_of(x.dtype), memory::format_tag::x);
+    auto made = best([&](bool free) { return onednn::convolution(libraries.engine, d.request(s, free), bias ? &b : nullptr); });
+    CpuPlan plan(libraries.engine, dnnl::convolution_forward(made));
+    plan.writes(DNNL_ARG_DST, d.y, made.dst_desc())
+        .reads(DNNL_ARG_SRC, d.x, made.src_desc())
+        .reads(DNNL_ARG_WEIGHTS, d.w, made.weights_desc());
+    if (bias) plan.reads(DNNL_ARG_BIAS, b, b);
+    return plan;
+  });
+  if (bias)
+    plan.run(libraries.stream, {y.data, x.data, w.data, bias.data});
+  else
+    plan.run(libraries.stream, {y.data, x.data, w.data});
+}
+
+void backward_data(const Queue& q, const ConvolutionShape& s, View dx, View dy, View w) {
+  CpuLibraries& libraries = *q.cpu;
+  CpuPlan& plan = libraries.plan(key_of(Pass::data, s, dx.dtype, w.dtype, false), [&] {
+    Descs d(s, dx.dtype, w.dtype);
+    auto made = best([&](bool free) { return onednn::convolution_backward_data(libraries.engine, d.request(s, free)); });
+    CpuPlan plan(libraries.engine, dnnl::convolution_backward_data(made));
+    plan.writes(DNNL_ARG_DIFF_SRC, d.x, made.diff_src_desc())
+        .reads(DNNL_ARG_DIFF_DST, d.y, made.diff_dst_desc())
+        .reads(DNNL_ARG_WEIGHTS, d.w, made.weights_desc());
+    return plan;
+  });
+  plan.run(libraries.stream, {dx.data, dy.data, w.data});
+}
+
+void backward_weights(const Queue& q, const ConvolutionShape& s, View dw, View dy, View x) {
+  CpuLibraries& libraries = *q.cpu;
+  CpuPlan& plan = libraries.plan(key_of(Pass::weights, s, x.dtype, dw.dtype, false), [&] {
+    Descs d(s, x.dtype, dw.dtype);
+    auto made = best([&](bool free) {
+      return onednn::convolution_backward_weights(libraries.engine, d.request(s, free), d.any_weights(dw.dtype));
+    });
+    CpuPlan plan(libraries.engine, dnnl::convolution_backward_weights(made));
+    plan.writes(DNNL_ARG_DIFF_WEIGHTS, d.w, made.diff_weights_desc())
+        .reads(DNNL_ARG_DIFF_DST, d.y, made.diff_dst_desc())
+        .reads(DNNL_ARG_SRC, d.x, made.src_desc());
+    return plan;
+  });
+  plan.run(libraries.stream, {dw.data, dy.data, x.data});
+}
+
+bool needs_f32(const Queue& q, DType d) {
+  return d == DType::bf16 && !q.cpu->bf16_products;
+}
+
+/// Runs compute(to) so that its result is added to y: oneDNN's convolution gradients only overwrite.
+template <class Compute>
+void write_or_add(const Queue& q, View y, Write write, Compute compute) {
+  if (write == Write::overwrite) return compute(y);
+  View sum{q.cpu->workspace(1, y.size), y.size, y.dtype};
+  compute(sum);
+  add(q, y, y, sum);
+}
+
+}  // namespace
+
+void convolution(const Queue& q, const ConvolutionShape& s, View y, View x, View w, View bias) {
+  if (!needs_f32(q, x.dtype)) return forward(q, s, y, x, w, bias);
+  FloatCopy fx(q, x, true), fw(q, w, true), fb(q, bias, true), fy(q, y, false);
+  forward(q, s, fy.view(), fx.view(), fw.view(), bias ? fb.view() : View{});
+  fy.write_back();
+}
+
+void convolution_backward_data(const Queue& q, const ConvolutionShape& s, View dx, View dy, View w, Write write) {
+  write_or_add(q, dx, write, [&](View to) {
+    if (!needs_f32(q, dx.dtype)) return backward_data(q, s, to, dy, w);
+    FloatCopy fy(q, dy, true), fw(q, w, true), fx(q, to, false);
+    backward_data(q, s, fx.view(), fy.view(), fw.view());
+    fx.write_back();
+  });
+}
+
+void convolution_backward_weights(const Queue& q, const ConvolutionShape& s, View dw, View dy, View x, Write write) {
+  write_or_add(q, dw, write, [&](View to) {
+    if (!needs_f32(q, x.dtype)) return backward_weights(q, s, to, dy, x);
+    FloatCopy fy(q, dy, true), fx(q, x, true), fw(q, to, false);
+    backward_weights(q, s, fw.view(), fy.view(), fx.view());
+    fw.write_back();
+  });
+}
+
+}  // namespace lockstep::kernels::cpu
