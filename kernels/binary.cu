@@ -71,8 +71,8 @@ struct BackwardB {
   const T* b;
   std::int64_t columns;
   bool accumulate;
-  HD void operator()(std::int64_t i) const { store(i, term(i, i)); }                                      // b like a
-  HD Sums<1> operator()(std::int64_t row, std::int64_t c) const { return {term(row * columns + c, c)}; }  // b a row
+  HD void operator()(std::int64_t i) const { store(i, term(i, i)); }                                               // b like a
+  HD Sums<1> operator()(std::int64_t row, std::int64_t c) const { return Sums<1>{{term(row * columns + c, c)}}; }  // b a row
   HD void operator()(std::int64_t c, Sums<1> total) const { store(c, total[0]); }
 
  private:

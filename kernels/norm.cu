@@ -69,7 +69,7 @@ struct Backward {
     if (!dx) return team.each(columns, [&](std::int64_t c) { visit(c, float(up[c]), (float(in[c]) - m) * r); });
     auto means = team.template sums<2>(columns, [&](std::int64_t c) {
       float g = float(up[c]) * float(scale[c]), n = (float(in[c]) - m) * r;
-      return Sums<2>{g, g * n};
+      return Sums<2>{{g, g * n}};
     });
     float g_mean = layer ? means[0] / float(columns) : 0.f, gn_mean = means[1] / float(columns);
     T* out = dx + row * columns;
@@ -91,7 +91,7 @@ struct Backward {
   /// The terms of dw and db.
   HD Sums<2> operator()(std::int64_t row, std::int64_t c) const {
     float d = float(dy[row * columns + c]);
-    return {d * (float(x[row * columns + c]) - mean_of(row)) * rstd[row], d};
+    return {{d * (float(x[row * columns + c]) - mean_of(row)) * rstd[row], d}};
   }
 };
 

@@ -61,7 +61,7 @@ struct Rows {
   const T* x;
   std::int64_t columns;
   bool accumulate;
-  HD Sums<1> operator()(std::int64_t row, std::int64_t c) const { return {float(x[row * columns + c])}; }
+  HD Sums<1> operator()(std::int64_t row, std::int64_t c) const { return Sums<1>{{float(x[row * columns + c])}}; }
   HD void operator()(std::int64_t c, Sums<1> total) const { y[c] = Y(accumulate ? float(y[c]) + total[0] : total[0]); }
 };
 

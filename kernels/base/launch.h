@@ -67,7 +67,7 @@ struct SerialTeam {
       a += s[0];
       b += s[1];
     }
-    return {a, b};
+    return {{a, b}};
   }
   template <class F>
   HD double sum_f64(std::int64_t n, F f) const {
