@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <limits>
 #include <utility>
 
 #include "kernels/memory.h"
@@ -92,6 +93,22 @@ DataParallel::DataParallel(ParameterSet& parameters, Communicator& communicator,
   reached_.resize(flat_.layout.slots.size());
   pending_.resize(flat_.layout.buckets.size());
   point_gradients(sums_.total(), statistic_sums_.total(), false);
+  if (options_.communicate) measure(queue);
+}
+
+/// What each collective takes when nothing else runs: after a round of warming up, the better of two.
+void DataParallel::measure(const Queue& queue) {
+  alone_.assign(flat_.layout.buckets.size() + !statistics_.empty(), std::numeric_limits<double>::max());
+  for (int round = 0; round < 3; ++round) {
+    tickets_.clear();
+    for (std::size_t i = 0; i < alone_.size(); ++i) {
+      leave(queue, i);  // zeros
+      communicator_.join(queue);
+      Timing t = communicator_.timing(tickets_.back());
+      if (round > 0) alone_[i] = std::min(alone_[i], t.finished - t.started);
+    }
+  }
+  tickets_.clear();
 }
 
 DataParallel::~DataParallel() {
@@ -122,7 +139,6 @@ void DataParallel::begin_step() {
   backwards_ = 0;
   next_ = 0;
   tickets_.clear();
-  bytes_.clear();
   without_gradient_.clear();
   std::ranges::fill(reached_, 0);
   began_ = backward_done_ = communicator_.mark(parameters_.device().queue());
@@ -217,14 +233,18 @@ void DataParallel::leave_in_order(const Queue& queue) {
   for (; next_ < pending_.size() && pending_[next_] == 0; ++next_) {
     auto [begin, end] = flat_.layout.buckets[next_];
     sums_.finish(queue, lane_, begin, end);
-    leave(queue, sums_.total().slice(begin, end - begin));
+    leave(queue, next_);
   }
 }
 
-void DataParallel::leave(const Queue& queue, View bucket) {
-  if (!options_.communicate) return;
-  tickets_.push_back(communicator_.all_reduce(queue, bucket, options_.reduction));
-  bytes_.push_back(std::int64_t(bucket.bytes()));
+/// Bucket i of the summed gradients; behind the last, the statistics.
+View DataParallel::bucket(std::size_t i) const {
+  auto& buckets = flat_.layout.buckets;
+  return i < buckets.size() ? sums_.total().slice(buckets[i].begin, buckets[i].end - buckets[i].begin) : statistic_sums_.total();
+}
+
+void DataParallel::leave(const Queue& queue, std::size_t i) {
+  if (options_.communicate) tickets_.push_back(communicator_.all_reduce(queue, bucket(i), options_.reduction));
 }
 
 void DataParallel::finish_step() {
@@ -235,7 +255,7 @@ void DataParallel::finish_step() {
   View statistics = statistic_sums_.total();
   if (!statistics_.empty()) {
     statistic_sums_.finish(queue, lane_, 0, statistics.size);
-    leave(queue, statistics);
+    leave(queue, flat_.layout.buckets.size());
   }
   waiting_ = communicator_.mark(queue);
   if (options_.communicate) communicator_.join(queue);
@@ -261,10 +281,15 @@ std::vector<DataParallel::BucketTime> DataParallel::times() const {
     Timing t = communicator_.timing(tickets_[i]);
     double before = std::min(t.finished, backward) - std::max(t.started, free) - t.worked;
     double until = i + 1 == tickets_.size() ? joined : std::clamp(t.finished, waited, joined);
-    times.push_back({.bytes = bytes_[i],
+    // A polled collective's interval holds time in which a message had come but nobody had asked: what is hidden cannot be more
+    // than what there was to hide.
+    double hidden = std::min(before, alone_[i] - t.worked - (until - waited));
+    times.push_back({.bytes = std::int64_t(bucket(i).bytes()),
                      .started = (t.started - begin) * 1e3,
                      .finished = (t.finished - begin) * 1e3,
-                     .hidden = std::max(0.0, before) * 1e3,
+                     .alone = alone_[i] * 1e3,
+                     .hidden = std::max(0.0, hidden) * 1e3,
+                     .worked = t.worked * 1e3,
                      .exposed = (until - waited) * 1e3});
     waited = until;
     free = std::max(free, t.finished);

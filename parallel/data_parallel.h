@@ -62,7 +62,10 @@ class DataParallel final : public GradientSink {
   struct BucketTime {
     std::int64_t bytes = 0;
     double started = 0, finished = 0;  ///< since begin_step
-    double hidden = 0, exposed = 0;
+    double alone = 0;                  ///< what it takes when nothing else runs, measured by the constructor
+    double hidden = 0;                 ///< went on while backward computed
+    double worked = 0;                 ///< this rank's thread did it instead of computing
+    double exposed = 0;                ///< the step waited
   };
   /// In the order in which they left; buffers' statistics come last. Empty before the first step and without communication. On a
   /// GPU waits for the step.
@@ -82,7 +85,9 @@ class DataParallel final : public GradientSink {
   void settle(const Queue&, std::size_t slot);
   void leave_in_order(const Queue&);
   void end_lane(const Queue&);
-  void leave(const Queue&, View);
+  View bucket(std::size_t) const;
+  void leave(const Queue&, std::size_t bucket);
+  void measure(const Queue&);
 
   ParameterSet& parameters_;
   Communicator& communicator_;
@@ -101,7 +106,7 @@ class DataParallel final : public GradientSink {
   std::vector<const Parameter*> without_gradient_;
 
   std::vector<Communicator::Ticket> tickets_;
-  std::vector<std::int64_t> bytes_;
+  std::vector<double> alone_;  // seconds, by bucket, statistics last
   Communicator::Ticket began_ = 0, backward_done_ = 0, waiting_ = 0, joined_ = 0;
 };
 

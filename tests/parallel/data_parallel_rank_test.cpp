@@ -117,6 +117,7 @@ TEST_F(DataParallelTest, EarlyBucketsWait) {
          c = set.add("c", {40}, Initial::constant(3));
   DataParallel strategy(set, spy, *group, {.buckets = buckets_of(1)});
   set.initialise(1);
+  spy.sent.clear();
   strategy.begin_step();
   strategy.begin_lane(0);
   Tape t(device, {.sink = &strategy});
@@ -140,6 +141,7 @@ TEST_F(DataParallelTest, SeveralBackwardPassesInALane) {
     Net net(device, {.tied = true});
     DataParallel strategy(net.set, spy, *group, {.lanes = lanes, .reduction = reduction, .buckets = buckets_of(1)});
     net.set.initialise(1);
+    spy.sent.clear();
     strategy.begin_step();
     for (int i = 0; i < 2; ++i) {
       strategy.begin_lane(i, 2);
@@ -320,6 +322,8 @@ TEST_F(DataParallelTest, HiddenAndExposedTimeAddUp) {
         EXPECT_GE(t.hidden, 0);
         EXPECT_GE(t.exposed, 0);
         EXPECT_LE(t.hidden, t.finished - t.started + 1e-9);
+        EXPECT_GE(t.worked, 0);
+        EXPECT_LE(t.hidden, t.alone);
         hidden += t.hidden;
         exposed += t.exposed;
         bytes += t.bytes;
