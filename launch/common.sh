@@ -10,19 +10,25 @@ child=   # process group of the command that is running
 cd "$top" && mkdir -p "$logs" || exit 74
 
 say() { printf '%s\n' "$*"; }
-# stop CODE SENTENCE
+# stop CODE SENTENCE: on the script's own standard error, also from within a command whose output goes to a log.
+exec {errors}>&2
 stop() {
-  printf '%s\n' "$2" >&2
+  printf '%s\n' "$2" >&"$errors"
   exit "$1"
 }
 
-# Ctrl-C or kill: ends the command that is running and all it started, then this script.
+# Ctrl-C or kill: ends the command that is running and all it started, by force after 10 seconds, then this script.
 interrupted() {
-  trap '[ -z "$child" ] || kill -KILL -- "-$child"' INT TERM   # asked twice
-  if [ -n "$child" ]; then
-    kill -INT -- "-$child" 2>/dev/null
-    wait "$child"
-  fi
+  trap '' INT TERM
+  local signal
+  for signal in INT TERM; do
+    [ -z "$child" ] || kill -$signal -- "-$child" 2>/dev/null
+    for _ in {1..50}; do
+      [ -n "$child" ] && kill -0 -- "-$child" 2>/dev/null || break
+      sleep 0.1
+    done
+  done
+  [ -z "$child" ] || kill -KILL -- "-$child" 2>/dev/null
   stop "$1" "
 Interrupted. The same command goes on from here."
 }
@@ -33,7 +39,7 @@ trap 'interrupted 143' TERM
 run() {
   local code=0
   set -m
-  "$@" </dev/null &
+  "$@" </dev/null {errors}>&- &
   child=$!
   set +m
   wait "$child" || code=$?
@@ -92,9 +98,9 @@ find_nvcc() { command -v nvcc || command -v /usr/local/cuda/bin/nvcc; }
 # count_gpus: those that programs started here may use.
 count_gpus() {
   if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
-    tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c .
+    tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c . || true
   elif command -v nvidia-smi >/dev/null; then
-    nvidia-smi -L 2>/dev/null | grep -c '^GPU '
+    nvidia-smi -L 2>/dev/null | grep -c '^GPU ' || true
   else
     echo 0
   fi
