@@ -17,18 +17,14 @@ stop() {
   exit "$1"
 }
 
-# Ctrl-C or kill: ends the command that is running and all it started, by force after 10 seconds, then this script.
+# Ctrl-C or kill: ends the command that is running, by force after 10 seconds, and all it started, then this script.
 interrupted() {
   trap '' INT TERM
   local signal
-  for signal in INT TERM; do
-    [ -z "$child" ] || kill -$signal -- "-$child" 2>/dev/null
-    for _ in {1..50}; do
-      [ -n "$child" ] && kill -0 -- "-$child" 2>/dev/null || break
-      sleep 0.1
-    done
+  [ -z "$child" ] || for signal in INT TERM KILL; do
+    kill -$signal -- "-$child" 2>/dev/null
+    for _ in {1..50}; do ! kill -0 "$child" 2>/dev/null || sleep 0.1; done
   done
-  [ -z "$child" ] || kill -KILL -- "-$child" 2>/dev/null
   stop "$1" "
 Interrupted. The same command goes on from here."
 }
