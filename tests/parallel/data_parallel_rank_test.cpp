@@ -240,6 +240,36 @@ TEST_F(DataParallelTest, GradientsThatAreNotWantedForAStepAreZero) {
   EXPECT_LT(test::relative_norm(test::gradients(net), expected), 1e-5);
 }
 
+// Lanes take branches of their own: a parameter may be used in some of them only, on some ranks only.
+TEST_F(DataParallelTest, ParametersUsedInSomeLanesOnly) {
+  int lanes = 4 * ranks;
+  auto uses = [](int step, int lane) { return lane % 3 == step ? 'a' : lane == 2 - step ? 'b' : '-'; };
+  float nothing = 0;
+  for (auto reduction : {Reduction::fast, Reduction::exact}) {
+    ParameterSet set(device);
+    Tensor a = set.add("a", {130}, Initial::constant(1)), b = set.add("b", {70}, Initial::constant(1));
+    DataParallel strategy(set, *communicator, *group, {.lanes = lanes, .reduction = reduction, .buckets = buckets_of(1)});
+    set.initialise(1);
+    for (int step = 0; step < 3; ++step) {
+      strategy.begin_step();
+      for (int i = 0; i < 4; ++i) {
+        strategy.begin_lane(i);
+        int lane = 4 * rank + i;
+        Tape t(device, {.sink = &strategy});
+        if (uses(step, lane) == 'a') t.backward(ops::scale(t, ops::sum(t, a), float(lane + 1)));
+        if (uses(step, lane) == 'b') t.backward(ops::scale(t, ops::sum(t, b), float(lane + 1)));
+        if (uses(step, lane) == '-') t.backward();
+      }
+      strategy.finish_step();
+      float in_a = 0, in_b = 0;
+      for (int lane = 0; lane < lanes; ++lane)
+        (uses(step, lane) == 'a' ? in_a : uses(step, lane) == 'b' ? in_b : nothing) += float(lane + 1);
+      EXPECT_EQ(download(device.queue(), a->gradient), std::vector<float>(130, in_a)) << "step " << step;
+      EXPECT_EQ(download(device.queue(), b->gradient), std::vector<float>(70, in_b)) << "step " << step;
+    }
+  }
+}
+
 /// y = x * w, giving the lane's `statistic` to `buffer` as BatchNorm does.
 Tensor scaled_with_statistic(Tape& t, const Tensor& x, const Tensor& w, const Tensor& buffer, const Tensor& statistic) {
   Tensor y = ops::multiply(t, x, w);
