@@ -36,10 +36,10 @@ HD float exp(float x) {
 /// Natural logarithm of a positive finite number that is not denormal; -infinity at 0, NaN below, infinity at infinity. Cephes
 /// logf.
 HD float log(float x) {
-  std::int32_t bits = std::bit_cast<std::int32_t>(x);
+  auto bits = std::bit_cast<std::uint32_t>(x);
   // x = m * 2^k with m in [sqrt(1/2), sqrt(2))
-  std::int32_t k = (bits - 0x3F3504F3) >> 23;
-  float m = std::bit_cast<float>(bits - k * 0x00800000) - 1;
+  std::int32_t k = std::int32_t(bits - 0x3F3504F3u) >> 23;
+  float m = std::bit_cast<float>(bits - std::uint32_t(k) * 0x00800000u) - 1;
   float z = m * m;
   float p = 7.0376836292e-2f;
   p = p * m - 1.1514610310e-1f;

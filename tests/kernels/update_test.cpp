@@ -127,10 +127,12 @@ TEST(Update, SquareSumsAndClip) {
     kernels::square_sums(q, partials.view(), gradients.view(), spans.data(), int(spans.size()));
     auto sums = download(q, partials);
     double total = 0;
+    // A sum of n terms in f32 is good to about sqrt(n) units of 2^-24, when it is made one by one as in a build without vectors.
+    double tolerance = std::sqrt(double(kernels::norm_block)) * 0x1p-24;
     for (std::size_t b = 0; b < blocks.size(); ++b) {
       double sum = 0;
       for (std::int64_t i = 0; i < blocks[b].second; ++i) sum += std::pow(double(g[std::size_t(blocks[b].first + i)]), 2);
-      EXPECT_NEAR(sums[b] / sum, 1, 1e-6) << b;
+      EXPECT_NEAR(sums[b] / sum, 1, tolerance) << b;
       total += sum;
     }
     float norm = float(std::sqrt(total));
@@ -140,10 +142,10 @@ TEST(Update, SquareSumsAndClip) {
       auto values = download(q, s);
       return std::pair(values[std::size_t(Scalar::gradient_norm)], values[std::size_t(Scalar::gradient_scale)]);
     };
-    EXPECT_NEAR(clip(partials, 0).first / norm, 1, 1e-6);
+    EXPECT_NEAR(clip(partials, 0).first / norm, 1, tolerance);
     EXPECT_EQ(clip(partials, 0).second, 1) << "no limit";
     EXPECT_EQ(clip(partials, 2 * norm).second, 1) << "below the limit";
-    EXPECT_NEAR(clip(partials, norm / 4).second, 0.25, 1e-6);
+    EXPECT_NEAR(clip(partials, norm / 4).second, 0.25, tolerance);
     for (float bad : {NAN, INFINITY}) {
       auto [seen, scale] = clip(make_tensor(device, {3}, {1, bad, 1}), 1);
       EXPECT_FALSE(std::isfinite(seen)) << "the norm tells";
