@@ -20,9 +20,17 @@ static_assert(std::is_same_v<hid_t, std::int64_t>, "identifiers of HDF5 1.10 and
 
 namespace {
 
-std::recursive_mutex& mutex() {
-  static std::recursive_mutex one;
+std::mutex& mutex() {
+  static std::mutex one;
   return one;
+}
+// Calls nest. Counted here and not by a recursive mutex, which would not know its owner again in a forked child.
+thread_local int depth = 0;
+void lock_library() {
+  if (depth++ == 0) mutex().lock();
+}
+void unlock_library() {
+  if (--depth == 0) mutex().unlock();
 }
 
 void start_library() {
@@ -211,22 +219,23 @@ Handle text_type() {
 }  // namespace
 
 Lock::Lock() {
-  mutex().lock();
+  lock_library();
   try {
     start_library();
   } catch (...) {
-    mutex().unlock();
+    unlock_library();
     throw;
   }
 }
 Lock::~Lock() {
-  mutex().unlock();
+  unlock_library();
 }
 
 Handle::~Handle() {
   if (id_ < 0) return;
-  std::lock_guard lock(mutex());
+  lock_library();
   close_(id_);
+  unlock_library();
 }
 
 std::string Info::text() const {

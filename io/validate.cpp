@@ -16,7 +16,7 @@ namespace lockstep::io {
 namespace {
 
 constexpr std::int64_t whole_bytes = 256 << 20;  // files up to this size are read completely
-constexpr int cpu_seconds = 30, wall_seconds = 120;
+constexpr int cpu_seconds = 30, wall_seconds = 60;
 constexpr rlim_t memory = rlim_t(2) << 30;
 
 /// Reads through a file as training would, in the child.
