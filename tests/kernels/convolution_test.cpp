@@ -1,0 +1,160 @@
+#include "kernels/convolution.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+
+#include "tests/support/kernel_checks.h"
+
+namespace lockstep {
+namespace {
+
+using namespace test;
+using kernels::ConvolutionShape;
+
+ConvolutionShape shape_of(const GoldenCase& c) {
+  auto n = [&](const char* name) { return std::int64_t(c.number(name)); };
+  return {.batch = n("batch"),
+          .height = n("height"),
+          .width = n("width"),
+          .in = n("in"),
+          .out = n("out"),
+          .kernel_height = n("kernel_height"),
+          .kernel_width = n("kernel_width"),
+          .stride = n("stride"),
+          .padding = n("padding"),
+          .dilation = n("dilation"),
+          .groups = n("groups")};
+}
+
+TEST(Convolution, Golden) {
+  for_each_golden("convolution", [](Device& device, DType dtype, const GoldenCase& c) {
+    ConvolutionShape s = shape_of(c);
+    const Queue& q = device.queue();
+    Tensor x = c.load(device, "x", dtype), w = c.load(device, "w", dtype), bias = c.load(device, "bias", dtype),
+           dy = c.load(device, "dy", dtype);
+    Tensor y = poisoned(device, c["y"].shape, dtype);
+    kernels::convolution(q, s, y.view(), x.view(), w.view(), bias.view());
+    expect_close(device, y, c["y"].values, dtype, "y");
+
+    // Without a bias, the difference is the bias.
+    Tensor plain = poisoned(device, c["y"].shape, dtype);
+    kernels::convolution(q, s, plain.view(), x.view(), w.view(), {});
+    auto expected = c["y"].values;
+    for (std::size_t i = 0; i < expected.size(); ++i) expected[i] -= c["bias"].values[i % std::size_t(s.out)];
+    expect_close(device, plain, expected, dtype, "y without bias");
+
+    expect_gradient(
+        device, x.shape(), dtype, c["dx"].values,
+        [&](View dx, Write write) { kernels::convolution_backward_data(q, s, dx, dy.view(), w.view(), write); }, "dx");
+    for (DType parameters : {dtype, DType::f32})
+      expect_gradient(
+          device, w.shape(), parameters, dtype, c["dw"].values,
+          [&](View dw, Write write) { kernels::convolution_backward_weights(q, s, dw, dy.view(), x.view(), write); }, "dw");
+  });
+}
+
+TEST(Convolution, Derivatives) {
+  for (auto& device : devices()) {
+    ConvolutionShape s{.batch = 2,
+                       .height = 6,
+                       .width = 5,
+                       .in = 4,
+                       .out = 6,
+                       .kernel_height = 3,
+                       .kernel_width = 2,
+                       .stride = 2,
+                       .padding = 1,
+                       .dilation = 1,
+                       .groups = 2};
+    const Queue& q = device->queue();
+    Shape xs{2, 6, 5, 4}, ws{6, 3, 2, 2}, ys{2, s.out_height(), s.out_width(), 6};
+    auto forward = [&](const Values& in) {
+      Tensor x = make_tensor(*device, xs, in[0]), w = make_tensor(*device, ws, in[1]), y = poisoned(*device, ys);
+      kernels::convolution(q, s, y.view(), x.view(), w.view(), {});
+      return download(q, y);
+    };
+    auto backward = [&](const Values& in, const std::vector<float>& up) {
+      Tensor x = make_tensor(*device, xs, in[0]), w = make_tensor(*device, ws, in[1]), dy = make_tensor(*device, ys, up);
+      Tensor dx = poisoned(*device, xs), dw = poisoned(*device, ws);
+      kernels::convolution_backward_data(q, s, dx.view(), dy.view(), w.view(), Write::overwrite);
+      kernels::convolution_backward_weights(q, s, dw.view(), dy.view(), x.view(), Write::overwrite);
+      return Values{download(q, dx), download(q, dw)};
+    };
+    EXPECT_LE(derivative_error({random_values(count(xs), 1), random_values(count(ws), 2)}, forward, backward), 1e-3);
+  }
+}
+
+TEST(Convolution, NoImages) {
+  for_each_device([](Device& device, DType dtype) {
+    ConvolutionShape s{.batch = 0, .height = 4, .width = 4, .in = 2, .out = 3, .kernel_height = 3, .kernel_width = 3};
+    View nothing{nullptr, 0, dtype};
+    Tensor w = make_tensor(device, {3, 3, 3, 2}, random_values(54, 1), dtype), dw = poisoned(device, {3, 3, 3, 2}, dtype);
+    kernels::convolution(device.queue(), s, nothing, nothing, w.view(), {});
+    kernels::convolution_backward_data(device.queue(), s, nothing, nothing, w.view(), Write::overwrite);
+    kernels::convolution_backward_weights(device.queue(), s, dw.view(), nothing, nothing, Write::overwrite);
+    EXPECT_EQ(download(device.queue(), dw), std::vector<float>(54, 0.f));
+  });
+}
+
+TEST(Convolution, WrongShapesAreNamed) {
+  Device device;
+  Tensor x = poisoned(device, {1, 4, 4, 2}), w = poisoned(device, {3, 3, 3, 2}), y = poisoned(device, {1, 2, 2, 3});
+  auto fails = [&](ConvolutionShape s, const char* text) {
+    try {
+      kernels::convolution(device.queue(), s, y.view(), x.view(), w.view(), {});
+      ADD_FAILURE() << text;
+    } catch (const Error& e) {
+      EXPECT_NE(std::string(e.what()).find(text), std::string::npos) << e.what();
+    }
+  };
+  ConvolutionShape good{.batch = 1, .height = 4, .width = 4, .in = 2, .out = 3, .kernel_height = 3, .kernel_width = 3};
+  kernels::convolution(device.queue(), good, y.view(), x.view(), w.view(), {});
+  ConvolutionShape s = good;
+  s.groups = 2;
+  fails(s, "2 groups do not divide 2 and 3 channels");
+  s = good;
+  s.kernel_height = 5;
+  fails(s, "the filter is larger than the padded image of 4 x 4");
+  s = good;
+  s.stride = 0;
+  fails(s, "stride 0");
+  s = good;
+  s.batch = 2;
+  fails(s, "x has 32 elements, its shape 64");
+}
+
+TEST(Convolution, Repeats) {
+  for_each_device([](Device& device, DType dtype) {
+    ConvolutionShape s{
+        .batch = 16, .height = 14, .width = 14, .in = 32, .out = 33, .kernel_height = 3, .kernel_width = 3, .padding = 1};
+    Shape xs{16, 14, 14, 32}, ws{33, 3, 3, 32}, ys{16, 14, 14, 33};
+    Tensor x = make_tensor(device, xs, random_values(count(xs), 1), dtype),
+           w = make_tensor(device, ws, random_values(count(ws), 2), dtype),
+           dy = make_tensor(device, ys, random_values(count(ys), 3), dtype);
+    Values first;
+    for (int run = 0; run < 3; ++run) {
+      Device fresh(device.kind());  // primitives made anew
+      const Queue& q = fresh.queue();
+      Tensor y = poisoned(device, ys, dtype), dx = poisoned(device, xs, dtype), dw = poisoned(device, ws);
+      kernels::convolution(q, s, y.view(), x.view(), w.view(), {});
+      kernels::convolution_backward_data(q, s, dx.view(), dy.view(), w.view(), Write::overwrite);
+      kernels::convolution_backward_weights(q, s, dw.view(), dy.view(), x.view(), Write::overwrite);
+      Values now{download(q, y), download(q, dx), download(q, dw)};
+      if (run == 0) first = now;
+      ASSERT_EQ(now, first);
+    }
+  });
+}
+
+// Processors without AVX-512 have no bf16 products in oneDNN, which decides once a process: the golden tests run again in
+// another.
+TEST(Convolution, WithoutBf16Products) {
+  std::string self = std::filesystem::read_symlink("/proc/self/exe").string();
+  std::string command = "DNNL_MAX_CPU_ISA=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 '" + self + "' --gtest_filter='*Golden*' > /dev/null";
+  EXPECT_EQ(std::system(command.c_str()), 0) << command;
+}
+
+}  // namespace
+}  // namespace lockstep
