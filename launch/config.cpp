@@ -466,7 +466,7 @@ std::string nearest(const std::string& word, const std::vector<std::string>& kno
     return row[b.size()];
   };
   std::string best;
-  std::size_t least = std::max<std::size_t>(word.size() / 2, 2);
+  std::size_t least = std::max<std::size_t>(word.size() / 2, 2) + 1;
   for (const auto& candidate : known)
     if (auto d = distance(word, candidate); d < least) least = d, best = candidate;
   return best;

@@ -13,7 +13,8 @@ try:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 except ImportError:
-    sys.exit("lockstep: plot needs matplotlib for python3: apt install python3-matplotlib")
+    print("lockstep: plot needs matplotlib for python3: apt install python3-matplotlib", file=sys.stderr)
+    sys.exit(64)
 
 COLORS = ["#1f6fb2", "#d1661d", "#2e8b57", "#a23b72", "#6b5bb5", "#7a7a7a", "#b8860b", "#20808d"]
 

@@ -8,13 +8,24 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <string_view>
 
 namespace lockstep::launch {
 namespace {
 
+/// Under Open MPI every rank writes to a pseudo-terminal, whatever mpirun itself writes to: what counts is mpirun's own output.
+bool reaches_terminal() {
+  if (!isatty(STDOUT_FILENO)) return false;
+  if (!std::getenv("OMPI_COMM_WORLD_SIZE")) return true;
+  char target[256];
+  auto length = readlink(fmt::format("/proc/{}/fd/1", getppid()).c_str(), target, sizeof target);
+  std::string_view name(target, length > 0 ? std::size_t(length) : 0);
+  return name.starts_with("/dev/pts/") || name.starts_with("/dev/tty") || name == "/dev/console";
+}
+
 bool shows_escapes() {
   const char* term = std::getenv("TERM");
-  return isatty(STDOUT_FILENO) && !std::getenv("NO_COLOR") && term && std::strcmp(term, "dumb") != 0;
+  return reaches_terminal() && !std::getenv("NO_COLOR") && term && std::strcmp(term, "dumb") != 0;
 }
 
 std::size_t columns() {

@@ -30,6 +30,11 @@ double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+/// The double that prints like the float: 0.01, not 0.009999999776.
+double shortest(float value) {
+  return std::isfinite(value) ? std::stod(fmt::format("{}", value)) : double(value);
+}
+
 parallel::DataParallel::Options strategy_options(const Config& c) {
   auto bytes = [](double mib) { return std::int64_t(mib * (1 << 20)); };
   return {.lanes = int(c.train.lanes),
@@ -232,13 +237,13 @@ class Trainer {
     return sum / weight_;
   }
 
-  double peak_bytes() const {
+  std::int64_t peak_bytes() const {
     if (!on_gpu()) {
       rusage usage{};
       getrusage(RUSAGE_SELF, &usage);
-      return double(usage.ru_maxrss) * 1024;
+      return std::int64_t(usage.ru_maxrss) * 1024;
     }
-    return double(session_.device().arena().peak_bytes());
+    return std::int64_t(session_.device().arena().peak_bytes());
   }
 
   void report() {
@@ -251,7 +256,7 @@ class Trainer {
     last_ = {.step = step_,
              .steps = steps_,
              .loss = loss,
-             .rate = schedule_.at(step_ - 1),
+             .rate = shortest(schedule_.at(step_ - 1)),
              .step_ms = 1e3 * seconds,
              .exposed_share = interval_.exposed_ms / looked / (1e3 * seconds),
              .per_second = (tokens ? rows * targets_per_row_ : rows) / seconds,
@@ -259,7 +264,7 @@ class Trainer {
              .mfu = model_->flops_per_row() * rows / seconds / peak_.flops_per_s};
     ordered_json line = {{"step", step_},
                          {"train/loss", loss},
-                         {"train/grad_norm", optimizer_->gradient_norm()},
+                         {"train/grad_norm", shortest(optimizer_->gradient_norm())},
                          {"lr", last_.rate},
                          {"step_ms", last_.step_ms},
                          {tokens ? "tokens_per_s" : "samples_per_s", last_.per_second},

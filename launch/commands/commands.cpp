@@ -23,15 +23,18 @@ std::string full_name(const CLI::App& app) {
   return app.get_parent() ? full_name(*app.get_parent()) + " " + app.get_name() : app.get_name();
 }
 
-/// "trian" -> "did you mean train?", where a command was expected.
-std::string suggestion(const CLI::App& app, int argc, char** argv) {
+/// What is wrong, in a sentence; for "trian" with the nearest command.
+std::string complaint(const CLI::ParseError& error, const CLI::App& app, int argc, char** argv) {
   const CLI::App& at = innermost(app);
   std::vector<std::string> names;
   for (const CLI::App* sub : at.get_subcommands([](const CLI::App*) { return true; })) names.push_back(sub->get_name());
   int depth = at.get_parent() ? 2 : 1;
-  if (names.empty() || argc <= depth) return "";
+  if (names.empty() || argc <= depth || argv[depth][0] == '-') {
+    std::string text = error.what();
+    return text.ends_with(".") ? text : text + ".";
+  }
   std::string near = nearest(argv[depth], names);
-  return near.empty() || near == argv[depth] ? "" : fmt::format(" Did you mean {}?", near);
+  return fmt::format("There is no command {}{}", argv[depth], near.empty() ? "." : fmt::format("; did you mean {}?", near));
 }
 
 }  // namespace
@@ -50,8 +53,7 @@ int run_program(int argc, char** argv) {
       app.parse(argc, argv);
     } catch (const CLI::ParseError& error) {
       if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
-      throw Error(fmt::format("{}.{} See `{} --help`.", error.what(), suggestion(app, argc, argv), full_name(innermost(app))),
-                  Exit::usage);
+      throw Error(fmt::format("{} See `{} --help`.", complaint(error, app, argc, argv), full_name(innermost(app))), Exit::usage);
     }
     return action();
   });

@@ -48,7 +48,7 @@ void add_data(CLI::App& app, Action& action) {
   };
 
   CLI::App* text = data->add_subcommand("text", "Text files as a stream of byte tokens");
-  text->add_option("files", o.files, "text files, plain or .gz, one after another")->required()->type_name("FILE…");
+  text->add_option("files", o.files, "text files, plain or .gz, one after another")->required()->type_name("FILE");
   add_common(text, o);
   text->footer("Example:\n  lockstep data text bible.txt.gz -o bible.h5 --validation 0.05");
   does(text, [](const Options& o) { say(io::write_text(o.files, o.convert)); });
@@ -58,7 +58,7 @@ void add_data(CLI::App& app, Action& action) {
   idx->add_option("--labels", o.idx.labels, "their labels")->required()->type_name("FILE");
   idx->add_option("--test-images", o.idx.test_images, "held-out images")->type_name("FILE");
   idx->add_option("--test-labels", o.idx.test_labels, "their labels")->type_name("FILE");
-  idx->add_option("--classes", o.idx.classes, "names of the classes, in order")->delimiter(',')->type_name("A,B,…");
+  idx->add_option("--classes", o.idx.classes, "names of the classes, in order")->delimiter(',')->type_name("A,B");
   add_common(idx, o);
   idx->footer(
       "Example:\n  lockstep data idx --images train-images-idx3-ubyte.gz --labels train-labels-idx1-ubyte.gz \\\n"
@@ -66,11 +66,11 @@ void add_data(CLI::App& app, Action& action) {
   does(idx, [](const Options& o) { say(io::write_idx(o.idx, o.convert)); });
 
   CLI::App* csv = data->add_subcommand("csv", "A table of numbers with one target column");
-  csv->add_option("files", o.csv.paths, "tables with the same columns, plain or .gz")->required()->type_name("FILE…");
+  csv->add_option("files", o.csv.paths, "tables with the same columns, plain or .gz")->required()->type_name("FILE");
   csv->add_option("--target", o.csv.target, "column to predict, by name or number from 0; the last when absent")
       ->type_name("COLUMN");
   csv->add_flag("--regression", o.csv.regression, "the target is a value, not a class");
-  csv->add_option("--ignore", o.csv.ignore, "columns to leave out")->delimiter(',')->type_name("A,B,…");
+  csv->add_option("--ignore", o.csv.ignore, "columns to leave out")->delimiter(',')->type_name("A,B");
   add_common(csv, o);
   csv->footer("Example:\n  lockstep data csv cancer.csv --target diagnosis -o cancer.h5 --validation 0.2");
   does(csv, [](const Options& o) { say(io::write_csv(o.csv, o.convert)); });

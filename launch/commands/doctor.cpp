@@ -10,6 +10,7 @@
 
 #include "launch/affinity.h"
 #include "launch/commands/commands.h"
+#include "launch/commands/python.h"
 #include "launch/session.h"
 #include "launch/version.h"
 
@@ -105,9 +106,9 @@ class Doctor {
   }
 
   void helpers() {
-    std::string python = find_program("python3");
-    bool plots = !python.empty() && std::system("python3 -c 'import matplotlib' 2>/dev/null") == 0;
-    line("plot", plots ? "python3 with matplotlib" : "python3 with matplotlib: not found");
+    std::string python = plotting_python();
+    bool plots = !python.empty();
+    line("plot", plots ? python + " with matplotlib" : "python3 with matplotlib: not found");
     if (!plots) advice_.push_back("`lockstep plot` needs matplotlib: apt install python3-matplotlib");
   }
 
