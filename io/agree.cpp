@@ -1,5 +1,7 @@
 #include "io/agree.h"
 
+#include <nlohmann/json.hpp>
+
 #include "kernels/base/check.h"
 
 namespace lockstep::io {
@@ -8,11 +10,12 @@ namespace {
 // What a rank reports: '0' and its text, or '1', its exit code, a blank and the sentence.
 std::string report(const std::function<std::string()>& action) {
   try {
-    return "0" + action();
+    std::string message = "0";
+    return message += action();
   } catch (const Error& e) {
-    return "1" + std::to_string(int(e.exit())) + " " + e.what();
+    return format_text("1{} {}", {int(e.exit()), e.what()});
   } catch (const std::exception& e) {
-    return "1" + std::to_string(int(Exit::internal)) + " " + e.what();
+    return format_text("1{} {}", {int(Exit::internal), e.what()});
   }
 }
 
@@ -26,6 +29,14 @@ std::string result(const std::string& message) {
 
 std::string agree(Group& group, const std::function<std::string()>& action) {
   return result(group.broadcast(group.rank() == 0 ? report(action) : std::string{}));
+}
+
+nlohmann::json agree_on(Group& group, const std::function<nlohmann::json()>& action) {
+  return nlohmann::json::from_cbor(agree(group, [&] {
+    std::string packed;
+    nlohmann::json::to_cbor(action(), packed);
+    return packed;
+  }));
 }
 
 void settle(Group& group, const std::function<void()>& action) {

@@ -337,22 +337,22 @@ std::string save_checkpoint(const std::string& folder, std::int64_t step, const 
 }
 
 std::optional<FoundCheckpoint> find_checkpoint(const std::string& folder, Group& group) {
-  const Json found = Json::parse(agree(group, [&] { return find_newest(folder).dump(); }));
+  const Json found = agree_on(group, [&] { return find_newest(folder); });
   if (found.is_null()) return {};
   return as_found(found);
 }
 
 FoundCheckpoint open_checkpoint(const std::string& path, Group& group) {
-  return as_found(Json::parse(agree(group, [&] {
+  return as_found(agree_on(group, [&] {
     require(Exit::bad_data, fs::is_directory(path), "{}: there is no such folder", path);
     if (is_checkpoint(path)) {
       const Manifest manifest = check_all(path);
-      return Json{{"path", path}, {"step", manifest.step}, {"state", manifest.state}, {"warnings", Json::array()}}.dump();
+      return Json{{"path", path}, {"step", manifest.step}, {"state", manifest.state}, {"warnings", Json::array()}};
     }
     const Json found = find_newest(checkpoints_of(path));
     require(Exit::bad_data, !found.is_null(), "{}: there is no complete checkpoint", path);
-    return found.dump();
-  })));
+    return found;
+  }));
 }
 
 void load_checkpoint(const FoundCheckpoint& found, const std::vector<NamedView>& wanted, Match match, const Queue& queue,

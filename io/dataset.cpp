@@ -90,18 +90,17 @@ std::vector<Plan> find_plans(const DatasetOptions& options, Sources& sources) {
 
 Datasets open_dataset(const DatasetOptions& options, Group& group) {
   Sources sources;
-  const std::string found = agree(group, [&] {
+  const auto found = agree_on(group, [&] {
     auto list = nlohmann::json::array();
     for (const auto& plan : find_plans(options, sources)) list.push_back(plan.to_json());
-    return list.dump();
+    return list;
   });
   Datasets opened;
   settle(group, [&] {
-    const auto list = nlohmann::json::parse(found);
-    opened.train = open_plan(Plan::from_json(list[0]), sources);
+    opened.train = open_plan(Plan::from_json(found[0]), sources);
     require(Exit::bad_data, opened.train->rows() > 0, "{}: no training rows are left", options.paths[0]);
-    if (list.size() < 2) return;
-    opened.validation = open_plan(Plan::from_json(list[1]), sources);
+    if (found.size() < 2) return;
+    opened.validation = open_plan(Plan::from_json(found[1]), sources);
     require(Exit::bad_data, opened.validation->rows() > 0, "{}: data.validation = {} leaves no rows for validation",
             options.paths[0], options.validation);
   });

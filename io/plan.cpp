@@ -12,7 +12,7 @@ using hdf5::Element;
 using hdf5::Info;
 using Json = nlohmann::json;
 
-std::string Plan::to_json() const {
+Json Plan::to_json() const {
   Json j;
   for (const auto& part : parts) j["parts"].push_back({part.file, part.names.inputs, part.names.targets});
   j["kind"] = int(info.kind), j["input"] = info.input, j["target"] = info.target, j["target_dtype"] = int(info.target_dtype);
@@ -20,11 +20,10 @@ std::string Plan::to_json() const {
   j["inputs"] = int(inputs), j["targets"] = int(targets), j["hold"] = hold, j["hold_targets"] = hold_targets;
   j["stream"] = stream, j["channels_first"] = channels_first, j["from"] = from, j["to"] = to;
   j["scale"] = scale, j["shift"] = shift;
-  return j.dump();
+  return j;
 }
 
-Plan Plan::from_json(const std::string& text) {
-  const Json j = Json::parse(text);
+Plan Plan::from_json(const Json& j) {
   Plan p;
   for (const auto& part : j["parts"]) p.parts.push_back({part[0], {part[1], part[2]}});
   p.info.kind = DataKind(j["kind"].get<int>()), p.info.input = j["input"].get<Shape>(), p.info.target = j["target"].get<Shape>();

@@ -2,6 +2,7 @@
 
 #include <map>
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
@@ -29,8 +30,8 @@ struct Plan {
   double from = 0, to = 1;
   std::vector<float> scale, shift;  ///< inputs become x * scale + shift; one, or one a channel or column
 
-  std::string to_json() const;
-  static Plan from_json(const std::string&);
+  nlohmann::json to_json() const;
+  static Plan from_json(const nlohmann::json&);
 };
 
 /// Open datasets, shared by a training and a validation part of the same file.

@@ -26,8 +26,17 @@ void read_through(const std::string& path) {
   const auto there = file.datasets();
   for (const auto& info : there)
     if (info.numeric()) total += count(info.shape) * info.bytes;
+  auto read_attributes = [&](const std::string& object) {
+    for (const auto& name : file.attributes(object)) {
+      file.numbers(object, name);
+      file.texts(object, name);
+    }
+  };
+  read_attributes("");
   for (const auto& info : there) {
-    file.attributes(info.name);
+    for (auto end = info.name.find('/'); end != std::string::npos; end = info.name.find('/', end + 1))
+      read_attributes(info.name.substr(0, end));
+    read_attributes(info.name);
     if (!info.numeric() || count(info.shape) == 0) continue;
     const auto data = file.dataset(info.name);
     const auto element = info.type == hdf5::Class::real ? hdf5::Element::f32 : hdf5::Element::i32;

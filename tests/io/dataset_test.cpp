@@ -45,7 +45,7 @@ Values read_all(const Dataset& dataset, std::int64_t size = 7, bool backwards = 
 void expect_near(const std::vector<float>& got, const std::vector<double>& expected, double tolerance = 2e-6) {
   ASSERT_EQ(got.size(), expected.size());
   for (std::size_t i = 0; i < got.size(); ++i)
-    ASSERT_NEAR(got[i], expected[i], tolerance * (1 + std::abs(expected[i]))) << "at " << i;
+    ASSERT_NEAR(got[i], float(expected[i]), tolerance * (1 + std::abs(expected[i]))) << "at " << i;
 }
 
 Datasets open(const DatasetOptions& options) {

@@ -1,0 +1,229 @@
+#include "io/loader.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <chrono>
+#include <numeric>
+#include <thread>
+
+#include "tests/support/devices.h"
+
+namespace lockstep::io {
+namespace {
+
+using namespace std::chrono_literals;
+using Clock = std::chrono::steady_clock;
+
+/// Row r is {r, r + 0.5} with the label r % 7; slow or broken on demand.
+class Numbered final : public Dataset {
+ public:
+  explicit Numbered(std::int64_t rows) {
+    info_.kind = DataKind::table;
+    info_.rows = rows;
+    info_.input = {2};
+    info_.classes = 7;
+  }
+  void read(std::span<const std::int64_t> rows, View inputs, View targets) const override {
+    if (delay.count() > 0) std::this_thread::sleep_for(delay);
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      if (rows[i] == broken) throw Error("row " + std::to_string(broken) + " is broken", Exit::bad_data);
+      visit_float(inputs.dtype, [&]<class T>() {
+        inputs.as<T>()[2 * i] = T(float(rows[i]));
+        inputs.as<T>()[2 * i + 1] = T(float(rows[i]) + 0.5f);
+      });
+      targets.as<std::int32_t>()[i] = std::int32_t(rows[i] % 7);
+    }
+    ++reads;
+  }
+  std::chrono::milliseconds delay{0};
+  std::int64_t broken = -1;
+  mutable std::atomic<int> reads{0};
+};
+
+std::vector<std::int64_t> rows_of(Device& device, const Batch& batch) {
+  const auto inputs = download(device.queue(), batch.inputs), targets = download(device.queue(), batch.targets);
+  std::vector<std::int64_t> rows;
+  for (std::size_t i = 0; i < targets.size(); ++i) {
+    EXPECT_EQ(inputs[2 * i + 1], inputs[2 * i] + 0.5f);
+    EXPECT_EQ(targets[i], float(std::int64_t(inputs[2 * i]) % 7));
+    rows.push_back(std::int64_t(inputs[2 * i]));
+  }
+  return rows;
+}
+
+TEST(Loader, FollowsTheStreamAtEveryRankCount) {
+  const Numbered data(53);
+  const Stream stream({.rows = 53, .lanes = 4, .rows_per_lane = 5, .seed = 9});
+  for (auto& device : test::devices())
+    for (int ranks : {1, 2, 3, 4})
+      for (int rank = 0; rank < ranks; ++rank) {
+        const int first = rank * 4 / ranks, end = (rank + 1) * 4 / ranks;
+        Loader loader(data, *device, {.lanes = 4, .first_lane = first, .lane_count = end - first, .rows_per_lane = 5, .seed = 9});
+        std::vector<std::int64_t> expected(5);
+        for (int step = 0; step < 12; ++step)
+          for (int lane = first; lane < end; ++lane) {
+            EXPECT_EQ(loader.step(), step);
+            const Batch batch = loader.next_lane();
+            stream.rows(step, lane, expected);
+            ASSERT_EQ(rows_of(*device, batch), expected) << ranks << " ranks, step " << step << ", lane " << lane;
+            EXPECT_EQ(batch.inputs.shape(), (Shape{5, 2}));
+            EXPECT_EQ(batch.targets.shape(), (Shape{5}));
+            EXPECT_EQ(batch.weight, 5);
+          }
+      }
+}
+
+TEST(Loader, ContinuesAtAnyStep) {
+  const Numbered data(31);
+  Device device;
+  LoaderOptions options{.lanes = 2, .lane_count = 2, .rows_per_lane = 3, .seed = 4};
+  Loader whole(data, device, options);
+  std::vector<std::vector<std::int64_t>> all;
+  for (int i = 0; i < 40; ++i) all.push_back(rows_of(device, whole.next_lane()));
+  for (int start : {1, 7, 13}) {
+    options.start_step = start;
+    Loader resumed(data, device, options);
+    EXPECT_EQ(resumed.step(), start);
+    for (int i = 2 * start; i < 40; ++i) ASSERT_EQ(rows_of(device, resumed.next_lane()), all[std::size_t(i)]);
+  }
+}
+
+TEST(Loader, KeepsBatchesThatAreStillUsed) {
+  const Numbered data(1000);
+  Device device;
+  Loader loader(data, device, {.rows_per_lane = 8, .shuffle = false});
+  std::vector<Batch> held;
+  for (int i = 0; i < 50; ++i) held.push_back(loader.next_lane());
+  for (int i = 0; i < 50; ++i) ASSERT_EQ(rows_of(device, held[std::size_t(i)])[0], 8 * i);
+}
+
+TEST(Loader, GivesTheComputeType) {
+  const Numbered data(20);
+  for (auto& device : test::devices()) {
+    Loader loader(data, *device, {.rows_per_lane = 4, .shuffle = false, .dtype = DType::bf16});
+    const Batch batch = loader.next_lane();
+    EXPECT_EQ(batch.inputs.dtype(), DType::bf16);
+    EXPECT_EQ(rows_of(*device, batch), (std::vector<std::int64_t>{0, 1, 2, 3}));
+  }
+}
+
+TEST(Loader, ReadsAheadButNotFar) {
+  const Numbered data(1000);
+  Device device;
+  Loader loader(data, device, {.lanes = 3, .lane_count = 3, .rows_per_lane = 2, .steps_ahead = 2});
+  const auto deadline = Clock::now() + 20s;
+  while (data.reads < 6 && Clock::now() < deadline) std::this_thread::sleep_for(1ms);
+  std::this_thread::sleep_for(50ms);
+  EXPECT_EQ(data.reads, 6);
+  loader.next_lane();
+  while (data.reads < 7 && Clock::now() < deadline) std::this_thread::sleep_for(1ms);
+  std::this_thread::sleep_for(50ms);
+  EXPECT_EQ(data.reads, 7);
+}
+
+TEST(Loader, CountsWhatTheStepWaitedFor) {
+  Numbered slow(100);
+  slow.delay = 20ms;
+  Device device;
+  Loader loader(slow, device, {.rows_per_lane = 2});
+  const auto begin = Clock::now();
+  for (int i = 0; i < 5; ++i) loader.next_lane();
+  const double wall = std::chrono::duration<double>(Clock::now() - begin).count();
+  EXPECT_GT(loader.exposed_seconds(), 0.05);
+  EXPECT_LE(loader.exposed_seconds(), wall);
+
+  const Numbered fast(100);
+  Loader ready(fast, device, {.rows_per_lane = 2});
+  std::this_thread::sleep_for(100ms);
+  ready.next_lane();
+  EXPECT_EQ(ready.exposed_seconds(), 0);  // it was there
+}
+
+TEST(Loader, StopsWhereverItsThreadIs) {
+  Device device;
+  for (int delay : {0, 30})
+    for (int taken : {0, 1, 5}) {
+      Numbered data(100);
+      data.delay = std::chrono::milliseconds(delay);
+      const auto begin = Clock::now();
+      {
+        Loader loader(data, device, {.rows_per_lane = 2});
+        for (int i = 0; i < taken; ++i) loader.next_lane();
+      }
+      EXPECT_LT(Clock::now() - begin, 5s);
+    }
+  // A batch outlives its loader.
+  const Numbered data(100);
+  Batch batch;
+  {
+    Loader loader(data, device, {.rows_per_lane = 2, .shuffle = false});
+    batch = loader.next_lane();
+  }
+  EXPECT_EQ(rows_of(device, batch), (std::vector<std::int64_t>{0, 1}));
+}
+
+TEST(Loader, CarriesWhatTheThreadMet) {
+  Numbered data(100);
+  data.broken = 9;
+  Device device;
+  Loader loader(data, device, {.rows_per_lane = 2, .shuffle = false});
+  for (int i = 0; i < 4; ++i) EXPECT_EQ(rows_of(device, loader.next_lane())[0], 2 * i);
+  for (int i = 0; i < 3; ++i) {
+    try {
+      loader.next_lane();
+      FAIL() << "no error";
+    } catch (const Error& e) {
+      EXPECT_STREQ(e.what(), "row 9 is broken");
+      EXPECT_EQ(e.exit(), Exit::bad_data);
+    }
+    EXPECT_EQ(loader.step(), 4);
+  }
+}
+
+TEST(Loader, RefusesLanesThatAreNotThere) {
+  const Numbered data(100);
+  Device device;
+  EXPECT_THROW(Loader(data, device, {.lanes = 2, .first_lane = 1, .lane_count = 2}), Error);
+  EXPECT_THROW(Loader(data, device, {.lanes = 101, .lane_count = 101}), Error);
+}
+
+TEST(Pass, CoversEveryRowInTheSameBatchesAtEveryRankCount) {
+  const Numbered data(43);
+  for (auto& device : test::devices())
+    for (int ranks : {1, 2, 3, 4, 9}) {
+      std::vector<std::int64_t> rows;
+      std::int64_t batches = 0;
+      double weight = 0;
+      for (int rank = 0; rank < ranks; ++rank) {
+        Pass pass(data, *device, {.rank = rank, .ranks = ranks, .rows_per_batch = 8});
+        EXPECT_EQ(pass.batches(), 6);
+        EXPECT_EQ(pass.first_batch(), batches);
+        std::int64_t own = 0;
+        while (auto batch = pass.next()) {
+          const auto read = rows_of(*device, *batch);
+          EXPECT_EQ(read[0], 8 * batches);
+          EXPECT_EQ(batch->weight, double(read.size()));
+          EXPECT_EQ(batch->inputs.dim(0), std::int64_t(read.size()));
+          rows.insert(rows.end(), read.begin(), read.end());
+          weight += batch->weight;
+          ++batches, ++own;
+        }
+        EXPECT_EQ(own, pass.batch_count());
+        EXPECT_FALSE(pass.next());
+      }
+      std::vector<std::int64_t> all(43);
+      std::iota(all.begin(), all.end(), 0);
+      EXPECT_EQ(rows, all);
+      EXPECT_EQ(batches, 6);
+      EXPECT_EQ(weight, 43);
+    }
+  Device device;
+  Pass some(data, device, {.rows_per_batch = 8, .rows = 10});
+  EXPECT_EQ(some.next()->inputs.dim(0), 8);
+  EXPECT_EQ(some.next()->inputs.dim(0), 2);
+  EXPECT_FALSE(some.next());
+}
+
+}  // namespace
+}  // namespace lockstep::io
