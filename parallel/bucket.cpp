@@ -24,7 +24,12 @@ Layout plan_buckets(const ParameterSet& set, int ranks, DType gradient, BucketOp
           "buckets need sizes above 0, not head {}, middle {}, tail {}", options.head, options.middle, options.tail);
   constexpr std::int64_t mebi = 1 << 20;
   std::int64_t element = std::int64_t(size_of(gradient));
-  std::int64_t middle = options.middle > 0 ? options.middle : std::max(8 * mebi, ranks * mebi);
+  std::int64_t middle = options.middle;
+  if (middle == 0) {  // large enough for the wire, but about eight pieces of a small model, or nothing leaves before the end
+    std::int64_t all = 0;
+    for (auto& p : set.all()) all += travels(*p) ? p->value.size() * element : 0;
+    middle = std::min(std::max(8 * mebi, ranks * mebi), std::max(mebi / 4, all / 8));
+  }
 
   Layout layout;
   std::vector<std::size_t> order;  // slots in the order in which their gradients become final

@@ -8,7 +8,7 @@ namespace lockstep::parallel {
 /// grows with the number of ranks so that its pieces stay large enough for the wire.
 struct BucketOptions {
   std::int64_t head = 1 << 20;
-  std::int64_t middle = 0;  ///< 0: max(8 MiB, ranks MiB)
+  std::int64_t middle = 0;  ///< 0: max(8 MiB, ranks MiB), at most an eighth of all gradients
   std::int64_t tail = 1 << 20;
 };
 

@@ -102,7 +102,7 @@ TEST(PlanBuckets, HoldsItsPropertiesForAnyModel) {
 
 TEST(PlanBuckets, HeadAndTailAreSmallAndTheMiddleGrowsWithRanks) {
   Model model;
-  for (int i = 0; i < 200; ++i) model.set.add(format_text("p{}", {i}), {1 << 17}, {});  // 512 KiB each, 100 MiB
+  for (int i = 0; i < 600; ++i) model.set.add(format_text("p{}", {i}), {1 << 17}, {});  // 512 KiB each, 300 MiB
   auto bytes = [](const Layout::Bucket& b) { return (b.end - b.begin) * 4; };
   Layout few = plan_buckets(model.set, 2, DType::f32);
   ASSERT_GT(few.buckets.size(), 3u);
@@ -111,6 +111,10 @@ TEST(PlanBuckets, HeadAndTailAreSmallAndTheMiddleGrowsWithRanks) {
   EXPECT_EQ(bytes(few.buckets[1]), 8 << 20);
   Layout many = plan_buckets(model.set, 32, DType::f32);
   EXPECT_EQ(bytes(many.buckets[1]), 32 << 20);
+
+  Model small;  // 8 MiB: still several pieces, so that the first leave long before the end
+  for (int i = 0; i < 64; ++i) small.set.add(format_text("p{}", {i}), {1 << 15}, {});
+  EXPECT_EQ(bytes(plan_buckets(small.set, 2, DType::f32).buckets[1]), 1 << 20);
 }
 
 TEST(PlanBuckets, RefusesSizesThatMeanNothing) {
