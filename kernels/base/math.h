@@ -12,8 +12,8 @@ namespace lockstep::math {
 
 /// e^x. Below -87.3 the result is 0 (no denormals), above 88.7 infinity. Cody-Waite reduction, Cephes expf polynomial.
 HD float exp(float x) {
-  float bounded = x < -87.3f ? -87.3f : x > 88.7f ? 88.7f : x;
-  float n = bounded * 1.44269504f + 12582912.f;  // rounds to an integer in the low bits
+  float bounded = x < -87.3f ? -87.3f : x > 89.f ? 89.f : x;  // NaN stays NaN to the end
+  float n = bounded * 1.44269504f + 12582912.f;               // rounds to an integer in the low bits
   std::int32_t k = std::bit_cast<std::int32_t>(n) - 0x4B400000;
   n -= 12582912.f;
   float r = bounded - n * 0.693359375f;
@@ -25,12 +25,10 @@ HD float exp(float x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.f;
-  // 2^k in two factors: k reaches 128 at the upper end.
+  // 2^k in two factors: k reaches 128 at the upper end, where the product becomes infinity.
   std::int32_t half = k >> 1;
   float y = p * std::bit_cast<float>((half + 127) << 23) * std::bit_cast<float>((k - half + 127) << 23);
-  y = x < -87.3f ? 0.f : y;
-  y = x > 88.7f ? std::bit_cast<float>(0x7f800000) : y;
-  return x != x ? x : y;
+  return x < -87.3f ? 0.f : y;
 }
 
 /// Natural logarithm of a positive finite number that is not denormal; -infinity at 0, NaN below, infinity at infinity. Cephes
@@ -96,11 +94,9 @@ HD float tanh(float x) {
   return a < 0.625f ? small : big;
 }
 
-/// 1 / (1 + e^-x), without overflow.
+/// 1 / (1 + e^-x); where e^-x overflows the result is 0.
 HD float sigmoid(float x) {
-  float e = exp(x < 0 ? x : -x);
-  float s = 1 / (1 + e);
-  return x < 0 ? e * s : s;
+  return 1 / (1 + exp(-x));
 }
 
 /// erf on [-4, 4] as a ratio of odd and even polynomials (the rational minimax form used by Eigen and XLA), clamped outside.
