@@ -22,7 +22,7 @@ struct Placed {
 };
 
 /// Compares gradients with finite differences along a random direction in the inputs: `loss` builds a one-element f32 tensor from
-/// them on a given tape. Returns |analytic - numeric| / max(|analytic|, |numeric|, floor).
+/// them on a given tape. Returns |analytic - numeric| over the larger of the two and of the gradient's norm.
 double directional_error(Device&, const std::vector<Tensor>& inputs, const std::function<Tensor(Tape&)>& loss, float step = 1e-2f,
                          Tape::Options = {});
 
