@@ -207,9 +207,11 @@ void prune(const std::string& folder, std::int64_t written, int keep) {
 void remove_leftovers(const std::string& folder) {
   std::error_code ignored;
   std::vector<fs::path> old;
-  for (fs::directory_iterator at(folder, ignored), end; !ignored && at != end; at.increment(ignored))
-    if (at->path().filename().string().starts_with("step_") && at->path().filename().string().find(".tmp.") != std::string::npos)
+  for (fs::directory_iterator at(folder, ignored), end; !ignored && at != end; at.increment(ignored)) {
+    const std::string name = at->path().filename().string();
+    if (name.starts_with("latest.tmp.") || (name.starts_with("step_") && name.find(".tmp.") != std::string::npos))
       old.push_back(at->path());
+  }
   for (const auto& path : old) fs::remove_all(path, ignored);
 }
 
