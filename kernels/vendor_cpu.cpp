@@ -25,15 +25,6 @@ int CpuLibraries::threads() {
   return omp_get_max_threads();
 }
 
-std::size_t CpuLibraries::Hash::operator()(const Slot& slot) const {
-  std::uint64_t h = 1469598103934665603u + std::uint64_t(slot.threads);
-  for (std::int64_t v : slot.key) {
-    h = (h ^ std::uint64_t(v)) * 0x9E3779B97F4A7C15u;
-    h ^= h >> 29;
-  }
-  return h;
-}
-
 float* CpuLibraries::workspace(int threads, std::int64_t floats_each) {
   std::size_t bytes = (std::size_t(threads) * std::size_t(floats_each) * sizeof(float) + 63) / 64 * 64;
   if (bytes > workspace_bytes_) {

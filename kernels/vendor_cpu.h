@@ -2,7 +2,6 @@
 
 // Private to kernels/*_cpu.cpp, the only files that see oneDNN. What oneDNN 2 and 3 spell differently is in vendor_cpu.cpp.
 
-#include <array>
 #include <cstdlib>
 #include <dnnl.hpp>
 #include <unordered_map>
@@ -10,12 +9,9 @@
 
 #include "kernels/base/view.h"
 #include "kernels/libraries.h"
+#include "kernels/plan_cache.h"
 
 namespace lockstep {
-
-/// What a cached primitive depends on: an operation and its sizes, types and options; unused entries are 0. The cache adds the
-/// number of threads, because oneDNN divides work when a primitive is made.
-using PlanKey = std::array<std::int64_t, 20>;
 
 /// A oneDNN primitive with the memory objects of its arguments, ready to run. An argument that the primitive wants in another
 /// layout than ours has memory of its own (`inner`), and reorders between the two.
@@ -51,14 +47,13 @@ class CpuLibraries {
   bool bf16_products;
 
   CpuLibraries();
-  /// The plan made earlier for `key`, else the one that make() returns now.
+  /// The plan made earlier for `key` and this number of threads (oneDNN divides work when a primitive is made), else the one that
+  /// make() returns now. The last entry of the key is ours.
   template <class Make>
-  CpuPlan& plan(const PlanKey& key, Make make) {
-    Slot slot{key, threads()};
-    auto found = plans_.find(slot);
-    if (found != plans_.end()) return found->second;
+  CpuPlan& plan(PlanKey key, Make make) {
+    key.back() = threads();
     try {
-      return plans_.emplace(slot, make()).first->second;
+      return plans_.get(key, make);
     } catch (const dnnl::error& error) {
       throw Error(std::string("oneDNN: ") + error.what());
     }
@@ -70,16 +65,8 @@ class CpuLibraries {
   struct Free {
     void operator()(float* p) const { std::free(p); }
   };
-  struct Slot {
-    PlanKey key;
-    int threads;
-    bool operator==(const Slot&) const = default;
-  };
-  struct Hash {
-    std::size_t operator()(const Slot&) const;
-  };
   static int threads();
-  std::unordered_map<Slot, CpuPlan, Hash> plans_;
+  PlanCache<CpuPlan> plans_;
   std::unique_ptr<float, Free> workspace_;
   std::size_t workspace_bytes_ = 0;
 };

@@ -1,0 +1,171 @@
+#include "kernels/binary.h"
+#include "kernels/memory.h"
+#include "kernels/unary.h"
+#include "kernels/vendor.h"
+#include "kernels/vendor_cuda.h"
+
+// Matrices are row-major, cuBLASLt's are column-major. The same memory read the other way is the transposed matrix, so we ask for
+// yᵀ (n, m) = bᵀ (n, k) aᵀ (k, m): cuBLASLt's first operand is b. Its bias runs along the columns of yᵀ, which is a row of y.
+
+namespace lockstep::kernels::cuda {
+namespace {
+
+using std::int64_t;
+
+cudaDataType_t type_of(DType d) {
+  return d == DType::f32 ? CUDA_R_32F : CUDA_R_16BF;
+}
+
+/// One call of cuBLASLt: y (+)= a b, then bias, then GELU, whose input goes to `before` when that is present.
+struct Product {
+  View y, a, b;
+  int64_t m, n, k, batch;
+  bool transpose_a, transpose_b;
+  Write write;
+  View bias = {};
+  bool gelu = false;
+  View before = {};
+};
+
+PlanKey key_of(const Product& p, bool tf32) {
+  return {p.m,
+          p.n,
+          p.k,
+          p.batch,
+          p.transpose_a,
+          p.transpose_b,
+          p.write == Write::accumulate,
+          int64_t(p.a.dtype),
+          int64_t(p.y.dtype),
+          bool(p.bias),
+          p.gelu,
+          bool(p.before),
+          tf32,
+          alignment_of({p.a.data}),
+          alignment_of({p.b.data}),
+          alignment_of({p.y.data, p.before.data}),
+          alignment_of({p.bias.data})};
+}
+
+template <class T>
+void set(cublasLtMatmulDescOpaque_t& operation, cublasLtMatmulDescAttributes_t attribute, T value) {
+  check(cublasLtMatmulDescSetAttribute(&operation, attribute, &value, sizeof value));
+}
+template <class T>
+void set(cublasLtMatrixLayoutOpaque_t& layout, cublasLtMatrixLayoutAttribute_t attribute, T value) {
+  check(cublasLtMatrixLayoutSetAttribute(&layout, attribute, &value, sizeof value));
+}
+template <class T>
+void set(cublasLtMatmulPreferenceOpaque_t& preference, cublasLtMatmulPreferenceAttributes_t attribute, T value) {
+  check(cublasLtMatmulPreferenceSetAttribute(&preference, attribute, &value, sizeof value));
+}
+
+/// `batch` row-major matrices of rows x columns, one after another, as column-major ones of columns x rows.
+void describe(cublasLtMatrixLayoutOpaque_t& layout, DType dtype, int64_t batch, int64_t rows, int64_t columns) {
+  check(cublasLtMatrixLayoutInit(&layout, type_of(dtype), std::uint64_t(columns), std::uint64_t(rows), columns));
+  set(layout, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, std::int32_t(batch));
+  set(layout, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, rows * columns);
+}
+
+void set_pointers(ProductPlan& plan, const Product& p) {
+  if (p.bias) set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, static_cast<const void*>(p.bias.data));
+  if (p.before) set(plan.operation, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, p.before.data);
+}
+
+/// The plan with cuBLASLt's first choice of algorithm, or nothing when it has none for this product.
+std::optional<ProductPlan> make_plan(CudaLibraries& libraries, const Product& p) {
+  ProductPlan plan;
+  bool tf32 = libraries.tf32 && p.a.dtype == DType::f32;
+  check(cublasLtMatmulDescInit(&plan.operation, tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F, CUDA_R_32F));
+  set(plan.operation, CUBLASLT_MATMUL_DESC_TRANSA, p.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
+  set(plan.operation, CUBLASLT_MATMUL_DESC_TRANSB, p.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
+  cublasLtEpilogue_t epilogue = p.before ? p.bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX
+                                : p.gelu ? p.bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU
+                                : p.bias ? CUBLASLT_EPILOGUE_BIAS
+                                         : CUBLASLT_EPILOGUE_DEFAULT;
+  set(plan.operation, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue);
+  if (p.before) {
+    set(plan.operation, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, p.n);
+    set(plan.operation, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_BATCH_STRIDE, p.m * p.n);
+  }
+  set_pointers(plan, p);
+  describe(plan.a, p.a.dtype, p.batch, p.transpose_a ? p.k : p.m, p.transpose_a ? p.m : p.k);
+  describe(plan.b, p.b.dtype, p.batch, p.transpose_b ? p.n : p.k, p.transpose_b ? p.k : p.n);
+  describe(plan.y, p.y.dtype, p.batch, p.m, p.n);
+
+  cublasLtMatmulPreferenceOpaque_t preference;
+  check(cublasLtMatmulPreferenceInit(&preference));
+  set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::uint64_t(CudaLibraries::product_workspace));
+  // Parts of a sum are added in f32 and in a fixed order, never rounded to bf16 in between.
+  set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, std::uint32_t(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
+  auto y_alignment = std::uint32_t(alignment_of({p.y.data, p.before.data}));
+  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, std::uint32_t(alignment_of({p.b.data})));
+  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, std::uint32_t(alignment_of({p.a.data})));
+  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, y_alignment);
+  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, y_alignment);
+
+  cublasLtMatmulHeuristicResult_t result;
+  int found = 0;
+  cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(libraries.cublas(), &plan.operation, &plan.b, &plan.a, &plan.y, &plan.y,
+                                                         &preference, 1, &result, &found);
+  if (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE) return {};
+  check(status);
+  if (found == 0 || result.state != CUBLAS_STATUS_SUCCESS) return {};
+  plan.algorithm = result.algo;
+  return plan;
+}
+
+/// Runs the product; false when cuBLASLt has no algorithm for it.
+bool run(const Queue& q, const Product& p) {
+  CudaLibraries& libraries = *q.cuda;
+  ProductPlan* plan = libraries.products.find(key_of(p, libraries.tf32), [&] { return make_plan(libraries, p); });
+  if (!plan) return false;
+  set_pointers(*plan, p);
+  const float alpha = 1, beta = p.write == Write::accumulate ? 1 : 0;
+  check(cublasLtMatmul(libraries.cublas(), &plan->operation, &alpha, p.b.data, &plan->b, p.a.data, &plan->a, &beta, p.y.data,
+                       &plan->y, p.y.data, &plan->y, &plan->algorithm,
+                       libraries.library_memory.at_least(CudaLibraries::product_workspace), CudaLibraries::product_workspace,
+                       q.stream));
+  return true;
+}
+
+/// y (+)= a b + bias, where the bias has y's type.
+void linear(const Queue& q, Product p) {
+  if (run(q, p)) return;
+  View bias = p.bias;
+  p.bias = {};
+  if (bias && run(q, p)) return binary(q, Binary::add, p.y, p.y, bias);
+  throw Error(format_text("matmul: cuBLASLt has no algorithm for {} x {} x {} in {}, batch {}",
+                          {p.m, p.n, p.k, name_of(p.a.dtype), p.batch}));
+}
+
+}  // namespace
+
+void matmul(const Queue& q, View y, View a, View b, int64_t m, int64_t n, int64_t k, const MatmulOptions& o) {
+  Product p{y, a, b, m, n, k, o.batch, o.transpose_a, o.transpose_b, o.write, o.bias};
+  const bool converts = o.bias && o.bias.dtype != y.dtype, adds = o.activation && o.write == Write::accumulate;
+  // Room for a converted bias, and for a value that is added to y only after its activation.
+  float* room = converts || adds ? workspace(q, y.size + n) : nullptr;
+  if (converts) {
+    p.bias = {room + y.size, n, y.dtype};
+    cast(q, p.bias, o.bias);
+  }
+  if (!o.activation) return linear(q, p);
+
+  // cuBLASLt's GELU is the tanh approximation. It is exact enough for bf16; it makes no promise for the last digits of f32.
+  if (o.activation == Unary::gelu_tanh && y.dtype == DType::bf16 && !adds && (!o.pre_activation || n % 8 == 0)) {
+    Product fused = p;
+    fused.gelu = true;
+    fused.before = o.pre_activation;
+    if (run(q, fused)) return;
+  }
+  View result = adds ? View{room, y.size, y.dtype} : y;
+  View before = o.pre_activation ? o.pre_activation : result;
+  p.y = before;
+  p.write = Write::overwrite;
+  linear(q, p);
+  unary(q, *o.activation, result, before);
+  if (adds) add(q, y, y, result);
+}
+
+}  // namespace lockstep::kernels::cuda

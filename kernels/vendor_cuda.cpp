@@ -1,0 +1,81 @@
+#include "kernels/vendor_cuda.h"
+
+#include <algorithm>
+
+#include "kernels/vendor.h"
+
+namespace lockstep {
+
+void check(cublasStatus_t status, Here at) {
+  if (status != CUBLAS_STATUS_SUCCESS) [[unlikely]]
+    throw Error(std::string("cuBLASLt: ") + cublasLtGetStatusString(status), Exit::internal, at);
+}
+
+void check(cudnnStatus_t status, Here at) {
+  if (status == CUDNN_STATUS_SUCCESS) [[likely]]
+    return;
+  char detail[512] = "";
+  cudnnGetLastErrorString(detail, sizeof detail);
+  throw Error(std::string("cuDNN: ") + cudnnGetErrorString(status) + (*detail ? std::string(": ") + detail : ""), Exit::internal,
+              at);
+}
+
+std::int64_t alignment_of(std::initializer_list<const void*> addresses) {
+  std::uintptr_t bits = 256;
+  for (const void* address : addresses) bits |= reinterpret_cast<std::uintptr_t>(address);
+  return std::int64_t(bits & -bits);
+}
+
+GrowingMemory::~GrowingMemory() {
+  for (void* block : blocks_) (void)cudaFree(block);
+}
+
+void* GrowingMemory::at_least(std::size_t bytes) {
+  if (bytes <= bytes_) return blocks_.back();
+  cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
+  check(cudaStreamIsCapturing(stream_, &capturing));
+  require(capturing == cudaStreamCaptureStatusNone,
+          "a step that is being captured needs {} MiB of workspace, and the steps before it only {} MiB: run it once before",
+          bytes >> 20, bytes_ >> 20);
+  bytes = std::max(bytes, 2 * bytes_);
+  void* block = nullptr;
+  cudaError_t status = cudaMalloc(&block, bytes);
+  if (status == cudaErrorMemoryAllocation) {
+    (void)cudaGetLastError();  // it is reported here and is not to stick
+    throw Error(format_text("out of GPU memory: {} MiB of workspace were asked for", {bytes >> 20}));
+  }
+  check(status);
+  blocks_.push_back(block);
+  bytes_ = bytes;
+  return block;
+}
+
+CudaLibraries::CudaLibraries(CUstream_st* stream) : library_memory(stream), kernel_memory(stream), stream_(stream) {
+  library_memory.at_least(product_workspace);
+  check(cublasLtCreate(&cublas_));
+}
+
+CudaLibraries::~CudaLibraries() {
+  if (cublas_) (void)cublasLtDestroy(cublas_);
+  if (cudnn_) (void)cudnnDestroy(cudnn_);
+}
+
+cudnnHandle_t CudaLibraries::cudnn() {
+  if (!cudnn_) {
+    check(cudnnCreate(&cudnn_));
+    check(cudnnSetStream(cudnn_, stream_));
+  }
+  return cudnn_;
+}
+
+std::shared_ptr<CudaLibraries> make_cuda_libraries(CUstream_st* stream) {
+  return std::make_shared<CudaLibraries>(stream);
+}
+
+namespace kernels::cuda {
+float* workspace(const Queue& q, std::int64_t floats) {
+  return static_cast<float*>(q.cuda->kernel_memory.at_least(std::size_t(floats) * sizeof(float)));
+}
+}  // namespace kernels::cuda
+
+}  // namespace lockstep
