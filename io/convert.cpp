@@ -102,9 +102,10 @@ class Idx {
     }
   }
   void end() {
+    const std::int64_t at = file_.offset();
     char more;
-    require(Exit::bad_data, file_.read(&more, 1) == 0, "{}: at offset {}: there is more than the shape {} says", path(),
-            file_.offset() - 1, to_text(shape_));
+    const bool ended = file_.read(&more, 1) == 0;
+    require(Exit::bad_data, ended, "{}: at offset {}: there is more than the shape {} says", path(), at, to_text(shape_));
   }
 
  private:
