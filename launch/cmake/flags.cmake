@@ -2,12 +2,14 @@
 find_package(OpenMP REQUIRED)
 add_library(lockstep_flags INTERFACE)
 target_compile_features(lockstep_flags INTERFACE cxx_std_20)
+target_link_libraries(lockstep_flags INTERFACE OpenMP::OpenMP_CXX)
 set(CMAKE_CXX_EXTENSIONS OFF)
 set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
 
 set(cxx "$<COMPILE_LANGUAGE:CXX>")
 # No errno and no traps from math: loops with sqrt vectorise. Sums keep their order: results are the same in every build of a loop.
-set(host_flags -fno-math-errno -fno-trapping-math)
+# In a shared library a function may be inlined where it is called: nobody replaces ours at run time.
+set(host_flags -fno-math-errno -fno-trapping-math -fno-semantic-interposition)
 if(LOCKSTEP_NATIVE STREQUAL "OFF")
   list(APPEND host_flags -march=x86-64-v3)
 else()
@@ -25,4 +27,5 @@ endif()
 if(LOCKSTEP_SANITIZE)
   target_compile_options(lockstep_flags INTERFACE "$<${cxx}:-fsanitize=${LOCKSTEP_SANITIZE};-fno-omit-frame-pointer;-fno-sanitize-recover=all>")
   target_link_options(lockstep_flags INTERFACE -fsanitize=${LOCKSTEP_SANITIZE})
+  set(LOCKSTEP_SANITIZER_SOURCES ${PROJECT_SOURCE_DIR}/tests/sanitizers/keep_modules.cpp)
 endif()
