@@ -8,26 +8,39 @@
 #include "kernels/memory.h"
 #include "parallel/mpi_check.h"
 #include "parallel/open_communicator.h"
+#include "parallel/shared_sums.h"
 #include "parallel/timings.h"
 #include "parallel/tree.h"
 
 namespace lockstep::parallel {
 namespace {
 
-/// Collectives out of point-to-point messages. MPI's own non-blocking ones need many rounds (a ring: 2 (P - 1)), and a round ends
+/// An all_reduce of memory from allocate() between ranks of one machine goes through shared memory (SharedSums). All else are
+/// collectives out of point-to-point messages. MPI's own non-blocking ones need many rounds (a ring: 2 (P - 1)), and a round ends
 /// only when somebody asks; here an all_reduce has two rounds at any size: slices go straight to the rank that adds them, sums go
 /// straight back. Every message carries the number of its collective, so that ranks may be at different rounds of several of
 /// them. Sums are those of the exact tree for either Reduction.
 class MpiCommunicator final : public Communicator {
  public:
-  MpiCommunicator(MPI_Comm comm, std::int64_t piece) : comm_(comm), piece_(piece) {}
+  MpiCommunicator(MPI_Comm comm, std::int64_t piece) : comm_(comm), piece_(piece) {
+    if (size() > 1) shared_ = SharedSums::open(comm_, [this](View y, View a, View b) { add(y, a, b); });
+  }
 
   int rank() const override { return comm_.rank; }
   int size() const override { return comm_.size; }
-  const char* name() const override { return "mpi"; }
+  const char* name() const override { return shared_ ? "mpi, shared memory" : "mpi"; }
 
   Ticket all_reduce(const Queue& after, View data, Reduction) override {
     Pending& p = begin("all_reduce", after);
+    if (shared_ && shared_->holds(data)) {
+      auto sum = shared_->arrive(data);
+      p.until = [this, sum] { return shared_->may_add(sum); };
+      p.next = [this, &p, sum, data] {
+        shared_->add(sum, data);
+        p.until = [this, sum] { return shared_->all_added(sum); };
+      };
+      return end(p);
+    }
     View mine = slice_of(data, rank());
     scatter(p, data, mine.size);
     p.next = [this, &p, data, mine] {
@@ -99,18 +112,22 @@ class MpiCommunicator final : public Communicator {
     check_mpi(MPI_Comm_split(comm_, color < 0 ? MPI_UNDEFINED : color, key, &part));
     return part == MPI_COMM_NULL ? nullptr : std::make_unique<MpiCommunicator>(part, piece_);
   }
-  Memory allocate(std::size_t bytes) override { return host_memory(bytes); }
+  Memory allocate(std::size_t bytes) override {
+    Memory memory = shared_ ? shared_->allocate(bytes) : nullptr;
+    return memory ? memory : host_memory(bytes);
+  }
 
  private:
   struct Scratch {
     Memory memory;
     std::size_t bytes = 0;
   };
-  /// A collective on its way: when all its messages have arrived, `next` computes and may post more.
+  /// A collective on its way: when all its messages have arrived and `until` is true, `next` computes and may post more.
   struct Pending {
     Ticket ticket = 0;
     double begun = 0;
     int number = 0, round = 0, messages = 0;
+    std::function<bool()> until = {};
     std::function<void()> next = {};
     Scratch scratch = {};
   };
@@ -131,21 +148,30 @@ class MpiCommunicator final : public Communicator {
     timings_[oldest].worked += now() - begun;
     return ticket;
   }
-  /// Computes what the messages that have arrived allow; ends the collective when nothing is left.
-  void advance(Pending& p) {
-    while (p.messages == 0) {
+  /// Computes what has become possible; ends the collective when nothing is left. False when it has to wait on.
+  bool advance(Pending& p) {
+    bool moved = false;
+    while (p.messages == 0 && (!p.until || p.until())) {
+      moved = true;
       if (!p.next) {
         timings_[p.ticket].finished = now();
         if (p.scratch.memory) free_.push_back(std::move(p.scratch));
         std::erase_if(pending_, [&](auto& other) { return &other == &p; });
-        return;
+        break;
       }
       ++p.round;
       std::exchange(p.next, {})();
     }
+    return moved;
   }
-  /// Asks MPI once; false when no message had arrived.
+  /// Looks once; false when nothing has moved.
   bool test() {
+    if (!requests_.empty()) receive_some();
+    bool moved = false;
+    for (auto p = pending_.begin(); p != pending_.end();) moved |= advance(*p++);
+    return moved;
+  }
+  void receive_some() {
     int done = 0;
     indices_.resize(requests_.size());
     statuses_.resize(requests_.size());
@@ -153,12 +179,8 @@ class MpiCommunicator final : public Communicator {
     if (status == MPI_ERR_IN_STATUS)
       for (int i = 0; i < done; ++i) check_mpi(statuses_[std::size_t(i)].MPI_ERROR);
     check_mpi(status);
-    if (done <= 0) return false;
-    std::vector<Pending*> complete;
-    for (int i = 0; i < done; ++i) {
-      Pending* p = owners_[std::size_t(indices_[std::size_t(i)])];
-      if (--p->messages == 0) complete.push_back(p);
-    }
+    if (done <= 0) return;
+    for (int i = 0; i < done; ++i) --owners_[std::size_t(indices_[std::size_t(i)])]->messages;
     std::size_t kept = 0;
     for (std::size_t i = 0; i < requests_.size(); ++i)
       if (requests_[i] != MPI_REQUEST_NULL) {
@@ -167,8 +189,6 @@ class MpiCommunicator final : public Communicator {
       }
     requests_.resize(kept);
     owners_.resize(kept);
-    for (Pending* p : complete) advance(*p);
-    return true;
   }
 
   // ---- messages
@@ -251,6 +271,7 @@ class MpiCommunicator final : public Communicator {
 
   MpiHandle comm_;
   std::int64_t piece_;
+  std::unique_ptr<SharedSums> shared_;
   Queue queue_;
   Timings timings_;
   int numbers_ = 0;

@@ -1,6 +1,7 @@
 // Every collective on every type and awkward sizes, against what each rank can compute alone.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <numeric>
 
@@ -209,6 +210,70 @@ TEST_P(CommunicatorTest, ManyInFlightAtOnce) {
     EXPECT_GE(t.finished, t.started);
     EXPECT_GE(t.worked, 0);
   }
+}
+
+// Memory from allocate() is reduced where it lies; pieces of any size and place, many at once, between other collectives, again
+// and again: each rank looks at what the others have done at moments of its own.
+TEST_P(CommunicatorTest, SharedMemoryIsReducedInPlace) {
+  EXPECT_STREQ(comm->name(), ranks > 1 ? "mpi, shared memory" : "mpi");
+  constexpr std::int64_t room = 1 << 21;
+  Memory memory = comm->allocate(room);
+  EXPECT_EQ(std::count(memory.get(), memory.get() + room, std::byte(0)), room);
+  Buffer other(777, DType::f32);
+  for (int round = 0; round < 20; ++round) {
+    std::vector<Buffer> pieces;
+    std::int64_t at = 4 * round;
+    for (int k = 0; k < 30; ++k) {
+      auto dtype = types[std::size_t(k % 3)];
+      std::int64_t size = k == 7 ? 70001 : (k * 211 + round) % 1500;
+      pieces.emplace_back(0, dtype);
+      pieces.back().view = {memory.get() + at, size, dtype};
+      at += std::int64_t(pieces.back().view.bytes() + 7) / 4 * 4;
+      ASSERT_LE(at, room);
+      fill(pieces.back(), 900 + k, rank);
+    }
+    fill(other, 950, rank);
+    for (int k = 0; k < 30; ++k) {
+      comm->all_reduce(queue, pieces[std::size_t(k)].view, Reduction::exact);
+      if (k == 15) comm->all_reduce(queue, other.view);
+      if ((k + round) % (rank + 2) == 0) comm->progress();
+    }
+    comm->join(queue);
+    for (int k = 0; k < 30; ++k) expect_tree(pieces[std::size_t(k)], 900 + k, ranks);
+    expect_tree(other, 950, ranks);
+  }
+}
+
+TEST_P(CommunicatorTest, SharedMemoryThatIsGivenBackIsForgotten) {
+  for (int round = 0; round < 5; ++round) {
+    Memory memory = comm->allocate(40000);
+    Buffer shared(0, DType::f32);
+    shared.view = {memory.get(), 10000, DType::f32};
+    fill(shared, 960 + round, rank);
+    comm->all_reduce(queue, shared.view);
+    comm->join(queue);
+    expect_tree(shared, 960 + round, ranks);
+    memory.reset();
+    Buffer own(10000, DType::f32);  // may lie where the shared memory was
+    fill(own, 970 + round, rank);
+    comm->all_reduce(queue, own.view);
+    comm->join(queue);
+    expect_tree(own, 970 + round, ranks);
+  }
+}
+
+TEST_P(CommunicatorTest, SumsOfDifferentPiecesAreRefused) {
+  if (ranks == 1) return;
+  Memory memory = comm->allocate(4096);
+  bool refused = false;
+  try {
+    comm->all_reduce(queue, {memory.get() + (rank == 1 ? 512 : 0), 100, DType::f32});
+    comm->join(queue);
+  } catch (const Error& e) {
+    refused = e.exit() == Exit::diverged && std::string(e.what()).find("another piece of memory") != std::string::npos;
+  }
+  // Ranks that find out leave the sum unfinished; the others would wait for them, so all compare before adding.
+  EXPECT_TRUE(refused);
 }
 
 TEST_P(CommunicatorTest, SplitMakesCommunicatorsOfTheirOwn) {

@@ -1,0 +1,101 @@
+#include "parallel/shared_memory.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <random>
+#include <string>
+#include <utility>
+
+#include "parallel/mpi_check.h"
+
+namespace lockstep::parallel {
+namespace {
+
+/// An open file without a name.
+struct File {
+  int number = -1;
+  explicit File(int n) : number(n) {}
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+  ~File() {
+    if (number >= 0) close(number);
+  }
+};
+
+struct Mapping {
+  std::byte* data = nullptr;
+  std::size_t bytes = 0;
+  Mapping(int file, std::size_t size) : bytes(size) {
+    void* at = file < 0 ? MAP_FAILED : mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    if (at == MAP_FAILED) return;
+    data = static_cast<std::byte*>(at);
+    madvise(at, size, MADV_HUGEPAGE);
+  }
+  Mapping(Mapping&& other) noexcept : data(std::exchange(other.data, nullptr)), bytes(other.bytes) {}
+  ~Mapping() {
+    if (data) munmap(data, bytes);
+  }
+};
+
+bool agreed(MPI_Comm comm, bool mine) {
+  int value = mine, all = 0;
+  check_mpi(MPI_Allreduce(&value, &all, 1, MPI_INT, MPI_LAND, comm));
+  return all != 0;
+}
+
+/// How other processes of the machine find a rank's file, and how they know that they found the right one.
+struct Address {
+  std::int64_t process = 0, file = 0;
+  std::uint64_t token = 0;
+};
+
+}  // namespace
+
+SharedMemory share_memory(MPI_Comm comm, std::size_t bytes) {
+  int rank = 0, size = 1, here = 1;
+  check_mpi(MPI_Comm_rank(comm, &rank));
+  check_mpi(MPI_Comm_size(comm, &size));
+  MPI_Comm machine = MPI_COMM_NULL;
+  check_mpi(MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &machine));
+  check_mpi(MPI_Comm_size(machine, &here));
+  check_mpi(MPI_Comm_free(&machine));
+  if (!agreed(comm, here == size)) return {};
+
+  std::size_t page = std::size_t(sysconf(_SC_PAGESIZE));
+  std::size_t rounded = (std::max<std::size_t>(bytes, 1) + page - 1) / page * page;
+  File file(memfd_create("lockstep", MFD_CLOEXEC));
+  // Memory is taken here, where its lack can be told, and by its owner, so that it lies near the owner's cores.
+  bool taken =
+      file.number >= 0 && ftruncate(file.number, off_t(rounded)) == 0 && fallocate(file.number, 0, 0, off_t(rounded)) == 0;
+  auto mappings = std::make_shared<std::vector<Mapping>>();
+  Mapping own(taken ? file.number : -1, rounded);
+  Address address{getpid(), file.number, std::random_device()() + (std::uint64_t(std::random_device()()) << 32)};
+  if (own.data) std::memcpy(own.data, &address.token, sizeof address.token);
+  if (!agreed(comm, own.data != nullptr)) return {};
+
+  std::vector<Address> addresses(std::size_t(size), Address{});
+  check_mpi(MPI_Allgather(&address, sizeof address, MPI_BYTE, addresses.data(), sizeof address, MPI_BYTE, comm));
+  SharedMemory memory;
+  bool found = true;
+  for (int r = 0; r < size && found; ++r) {
+    auto& peer = addresses[std::size_t(r)];
+    std::string path = "/proc/" + std::to_string(peer.process) + "/fd/" + std::to_string(peer.file);
+    File theirs(r == rank ? -1 : open(path.c_str(), O_RDWR | O_CLOEXEC));
+    mappings->push_back(r == rank ? std::move(own) : Mapping(theirs.number, rounded));
+    memory.all.push_back(mappings->back().data);
+    found = memory.all.back() && std::memcmp(memory.all.back(), &peer.token, sizeof peer.token) == 0;
+  }
+  if (!agreed(comm, found)) return {};
+  std::byte* mine = memory.all[std::size_t(rank)];
+  std::memset(mine, 0, sizeof address.token);
+  check_mpi(MPI_Barrier(comm));  // all pieces are zero when anybody goes on
+  memory.mine = Memory(mine, [mappings](std::byte*) {});
+  memory.bytes = bytes;
+  return memory;
+}
+
+}  // namespace lockstep::parallel
