@@ -34,7 +34,7 @@ class Communicator {
   virtual ~Communicator() = default;
   virtual int rank() const = 0;
   virtual int size() const = 0;
-  virtual const char* name() const = 0;  ///< "solo", "mpi", "nccl"
+  virtual const char* name() const = 0;  ///< "solo", "mpi", "mpi, shared memory", "nccl"
 
   /// data = sum over ranks, in place.
   virtual Ticket all_reduce(const Queue& after, View data, Reduction = Reduction::fast) = 0;
@@ -60,7 +60,8 @@ class Communicator {
 
   /// A communicator of the ranks with the same color, ordered by key; none (null) for a negative color. Collective.
   virtual std::unique_ptr<Communicator> split(int color, int key) = 0;
-  /// Memory for buckets, called by all ranks with the same size: what lets it be a shared window or registered memory.
+  /// Zeroed memory for buckets, called by all ranks with the same size: what lets it be shared between ranks of a machine or
+  /// registered with the network. A collective on a piece of it takes the piece at the same place on every rank.
   virtual Memory allocate(std::size_t bytes) = 0;
 };
 
