@@ -3,105 +3,264 @@
 #include "kernels/vendor.h"
 #include "kernels/vendor_cuda.h"
 
-// cuDNN's convolutions by its older interface: NHWC images, deterministic algorithms that its heuristics put first, no TF32 in
-// f32. Gradients of weights have the images' type there; f32 ones of bf16 images pass through scratch memory.
+// Convolutions through cuDNN's graph interface: a graph of one operation, for which its heuristics offer engines, best first. We
+// take the first that keeps our promises: the same bits each run, sums in f32, no inputs rounded on the way.
 
 namespace lockstep::kernels::cuda {
 namespace {
 
-enum class Direction : std::int64_t { forward, data, weights };
+using std::int64_t;
 
-constexpr std::size_t workspace_limit = std::size_t(1) << 30;
+enum class Pass : int64_t { forward, data, weights };
 
-ConvolutionPlan describe(const ConvolutionShape& s, DType dtype) {
-  ConvolutionPlan plan{TensorDesc::make(), TensorDesc::make(), FilterDesc::make(), ConvolutionDesc::make(), 0, 0};
-  auto type = cudnn_type(dtype);
-  check(cudnnSetTensor4dDescriptor(plan.x, CUDNN_TENSOR_NHWC, type, int(s.batch), int(s.in), int(s.height), int(s.width)));
-  check(cudnnSetTensor4dDescriptor(plan.y, CUDNN_TENSOR_NHWC, type, int(s.batch), int(s.out), int(s.out_height()),
-                                   int(s.out_width())));
-  check(cudnnSetFilter4dDescriptor(plan.w, type, CUDNN_TENSOR_NHWC, int(s.out), int(s.in / s.groups), int(s.kernel_height),
-                                   int(s.kernel_width)));
-  check(cudnnSetConvolution2dDescriptor(plan.convolution, int(s.padding), int(s.padding), int(s.stride), int(s.stride),
-                                        int(s.dilation), int(s.dilation), CUDNN_CROSS_CORRELATION, CUDNN_DATA_FLOAT));
-  check(cudnnSetConvolutionGroupCount(plan.convolution, int(s.groups)));
-  check(cudnnSetConvolutionMathType(plan.convolution, dtype == DType::f32 ? CUDNN_FMA_MATH : CUDNN_DEFAULT_MATH));
-  return plan;
-}
+/// Engines that want more scratch memory than this are passed over.
+constexpr int64_t workspace_limit = int64_t(1) << 30;
 
-/// Takes the first deterministic algorithm of `get(count, &found, results)` whose workspace is within the limit.
-template <class Result, class Get>
-void choose(ConvolutionPlan& plan, DType dtype, Get get) {
-  Result results[16];
-  int found = 0;
-  check(get(16, &found, results));
-  for (int i = 0; i < found; ++i) {
-    const Result& r = results[i];
-    if (r.status != CUDNN_STATUS_SUCCESS || r.determinism != CUDNN_DETERMINISTIC || r.memory > workspace_limit) continue;
-    plan.algorithm = int(r.algo);
-    plan.workspace = r.memory;
-    if (dtype != DType::f32) check(cudnnSetConvolutionMathType(plan.convolution, r.mathType));
-    return;
+/// What a plan is made for.
+struct Request {
+  Pass pass;
+  const ConvolutionShape& s;
+  DType images, weights;
+  bool add, tf32;
+  int64_t alignment;
+
+  PlanKey key() const {
+    return {int64_t(pass),   s.batch,          s.height, s.width,   s.in,       s.out,
+            s.kernel_height, s.kernel_width,   s.stride, s.padding, s.dilation, s.groups,
+            int64_t(images), int64_t(weights), add,      tf32,      alignment};
   }
-  fail(Exit::internal, "convolution: cuDNN has no deterministic algorithm for this shape in {}", {name_of(dtype)});
+};
+
+/// The names of the three arrays in a graph.
+constexpr int64_t x_name = 'x', w_name = 'w', y_name = 'y';
+
+/// One of cuDNN's descriptors.
+class Descriptor {
+ public:
+  explicit Descriptor(cudnnBackendDescriptorType_t type) {
+    cudnnBackendDescriptor_t made = nullptr;
+    check(cudnnBackendCreateDescriptor(type, &made));
+    held_ = {made, [](void* d) { (void)cudnnBackendDestroyDescriptor(d); }};
+  }
+  const std::shared_ptr<void>& held() const { return held_; }
+
+  template <class T>
+  void set(cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type, std::initializer_list<T> values) {
+    check(cudnnBackendSetAttribute(held_.get(), name, type, int64_t(values.size()), values.begin()));
+  }
+  void set(cudnnBackendAttributeName_t name, std::initializer_list<int64_t> values) { set(name, CUDNN_TYPE_INT64, values); }
+  void set(cudnnBackendAttributeName_t name, cudnnDataType_t value) { set(name, CUDNN_TYPE_DATA_TYPE, {value}); }
+  void set(cudnnBackendAttributeName_t name, const Descriptor& value) {
+    set(name, CUDNN_TYPE_BACKEND_DESCRIPTOR, {value.held_.get()});
+  }
+  /// Up to `most` values.
+  template <class T>
+  std::vector<T> get(cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type, int64_t most) const {
+    std::vector<T> values(static_cast<std::size_t>(most));
+    int64_t count = 0;
+    check(cudnnBackendGetAttribute(held_.get(), name, type, most, &count, values.data()));
+    values.resize(std::size_t(count < most ? count : most));
+    return values;
+  }
+  /// Fills `value`, a descriptor of the right kind.
+  void get(cudnnBackendAttributeName_t name, const Descriptor& value) const {
+    int64_t count = 0;
+    void* slot = value.held_.get();
+    check(cudnnBackendGetAttribute(held_.get(), name, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &count, &slot));
+  }
+  void finish() { check(try_finish()); }
+  /// cuDNN tells what it cannot do when a descriptor is finished.
+  cudnnStatus_t try_finish() { return cudnnBackendFinalize(held_.get()); }
+
+ private:
+  std::shared_ptr<void> held_;
+};
+
+cudnnDataType_t type_of(DType d) {
+  return d == DType::f32 ? CUDNN_DATA_FLOAT : CUDNN_DATA_BFLOAT16;
 }
 
-ConvolutionPlan& plan_for(const Queue& q, Direction direction, const ConvolutionShape& s, DType dtype) {
-  PlanKey key{std::int64_t(direction), s.batch,        s.height, s.width,   s.in,       s.out,
-              s.kernel_height,         s.kernel_width, s.stride, s.padding, s.dilation, s.groups,
-              std::int64_t(dtype)};
-  return q.cuda->convolutions.get(key, [&] {
-    ConvolutionPlan plan = describe(s, dtype);
-    cudnnHandle_t cudnn = q.cuda->cudnn;
-    if (direction == Direction::forward)
-      choose<cudnnConvolutionFwdAlgoPerf_t>(plan, dtype, [&](int count, int* found, auto* results) {
-        return cudnnGetConvolutionForwardAlgorithm_v7(cudnn, plan.x, plan.w, plan.convolution, plan.y, count, found, results);
-      });
-    else if (direction == Direction::data)
-      choose<cudnnConvolutionBwdDataAlgoPerf_t>(plan, dtype, [&](int count, int* found, auto* results) {
-        return cudnnGetConvolutionBackwardDataAlgorithm_v7(cudnn, plan.w, plan.y, plan.convolution, plan.x, count, found,
-                                                           results);
-      });
-    else
-      choose<cudnnConvolutionBwdFilterAlgoPerf_t>(plan, dtype, [&](int count, int* found, auto* results) {
-        return cudnnGetConvolutionBackwardFilterAlgorithm_v7(cudnn, plan.x, plan.y, plan.convolution, plan.w, count, found,
-                                                             results);
-      });
-    return plan;
-  });
+/// An array of n x c x h x w elements whose channels are neighbours in memory.
+Descriptor tensor(int64_t name, DType dtype, int64_t alignment, int64_t n, int64_t c, int64_t h, int64_t w) {
+  Descriptor d(CUDNN_BACKEND_TENSOR_DESCRIPTOR);
+  d.set(CUDNN_ATTR_TENSOR_UNIQUE_ID, {name});
+  d.set(CUDNN_ATTR_TENSOR_DATA_TYPE, type_of(dtype));
+  d.set(CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, {alignment});
+  d.set(CUDNN_ATTR_TENSOR_DIMENSIONS, {n, c, h, w});
+  d.set(CUDNN_ATTR_TENSOR_STRIDES, {h * w * c, 1, w * c, c});
+  d.finish();
+  return d;
+}
+
+Descriptor convolution_descriptor(const ConvolutionShape& s) {
+  Descriptor d(CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR);
+  d.set(CUDNN_ATTR_CONVOLUTION_SPATIAL_DIMS, {2});
+  d.set(CUDNN_ATTR_CONVOLUTION_COMP_TYPE, CUDNN_DATA_FLOAT);
+  d.set(CUDNN_ATTR_CONVOLUTION_CONV_MODE, CUDNN_TYPE_CONVOLUTION_MODE, {CUDNN_CROSS_CORRELATION});
+  d.set(CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS, {s.padding, s.padding});
+  d.set(CUDNN_ATTR_CONVOLUTION_POST_PADDINGS, {s.padding, s.padding});
+  d.set(CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES, {s.stride, s.stride});
+  d.set(CUDNN_ATTR_CONVOLUTION_DILATIONS, {s.dilation, s.dilation});
+  d.finish();
+  return d;
+}
+
+/// A kind of operation and its attributes.
+struct Kind {
+  cudnnBackendDescriptorType_t type;
+  cudnnBackendAttributeName_t convolution, x, w, y, alpha, beta;
+};
+Kind kind_of(Pass pass) {
+  switch (pass) {
+    case Pass::forward:
+      return {CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR,
+              CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC,
+              CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X,
+              CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W,
+              CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y,
+              CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_ALPHA,
+              CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA};
+    case Pass::data:
+      return {CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR,
+              CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_CONV_DESC,
+              CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DX,
+              CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_W,
+              CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DY,
+              CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_ALPHA,
+              CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_BETA};
+    case Pass::weights:
+      return {CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_FILTER_DESCRIPTOR,
+              CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_CONV_DESC,
+              CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_X,
+              CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DW,
+              CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DY,
+              CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_ALPHA,
+              CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_BETA};
+  }
+  throw Error("convolution: unknown pass");
+}
+
+/// cuDNN keeps references between finished descriptors, so the parts may go.
+Descriptor graph_of(cudnnHandle_t cudnn, const Request& r) {
+  const ConvolutionShape& s = r.s;
+  const Kind kind = kind_of(r.pass);
+  Descriptor operation(kind.type);
+  operation.set(kind.convolution, convolution_descriptor(s));
+  operation.set(kind.x, tensor(x_name, r.images, r.alignment, s.batch, s.in, s.height, s.width));
+  operation.set(kind.w, tensor(w_name, r.weights, r.alignment, s.out, s.in / s.groups, s.kernel_height, s.kernel_width));
+  operation.set(kind.y, tensor(y_name, r.images, r.alignment, s.batch, s.out, s.out_height(), s.out_width()));
+  operation.set(kind.alpha, CUDNN_TYPE_FLOAT, {1.f});
+  operation.set(kind.beta, CUDNN_TYPE_FLOAT, {r.add ? 1.f : 0.f});
+  operation.finish();
+  Descriptor graph(CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
+  graph.set(CUDNN_ATTR_OPERATIONGRAPH_OPS, operation);
+  graph.set(CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, {cudnn});
+  graph.finish();
+  return graph;
+}
+
+/// Whether an engine keeps our promises, by what cuDNN notes about it.
+bool acceptable(const Descriptor& configuration, const Request& r) {
+  Descriptor engine(CUDNN_BACKEND_ENGINE_DESCRIPTOR);
+  configuration.get(CUDNN_ATTR_ENGINECFG_ENGINE, engine);
+  auto notes = engine.get<cudnnBackendNumericalNote_t>(CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE,
+                                                       CUDNN_NUMERICAL_NOTE_TYPE_COUNT);
+  for (auto note : notes) {
+    if (note == CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC || note == CUDNN_NUMERICAL_NOTE_REDUCED_PRECISION_REDUCTION ||
+        note == CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS || note == CUDNN_NUMERICAL_NOTE_WINOGRAD_TILE_6x6 ||
+        note == CUDNN_NUMERICAL_NOTE_WINOGRAD_TILE_13x13)
+      return false;
+    // For f32 images tensor cores mean TF32.
+    if (note == CUDNN_NUMERICAL_NOTE_TENSOR_CORE && r.images == DType::f32 && !r.tf32) return false;
+  }
+  return true;
+}
+
+/// The configurations that cuDNN offers, best first.
+std::vector<Descriptor> offers(const Descriptor& graph, cudnnBackendHeurMode_t mode) {
+  Descriptor heuristic(CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR);
+  heuristic.set(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, graph);
+  heuristic.set(CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, {mode});
+  if (heuristic.try_finish() != CUDNN_STATUS_SUCCESS) return {};
+  int64_t count = 0;
+  check(cudnnBackendGetAttribute(heuristic.held().get(), CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR, 0, &count,
+                                 nullptr));
+  std::vector<Descriptor> found;
+  std::vector<void*> slots;
+  for (int64_t i = 0; i < count; ++i) slots.push_back(found.emplace_back(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR).held().get());
+  if (count == 0) return found;
+  check(cudnnBackendGetAttribute(heuristic.held().get(), CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR, count,
+                                 &count, slots.data()));
+  found.erase(found.begin() + count, found.end());
+  return found;
+}
+
+/// The first offer that is acceptable and works, or nothing.
+std::optional<ConvolutionPlan> make_plan(cudnnHandle_t cudnn, const Request& r) {
+  Descriptor graph = graph_of(cudnn, r);
+  for (auto mode : {CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_FALLBACK})
+    for (const Descriptor& configuration : offers(graph, mode)) {
+      if (!acceptable(configuration, r)) continue;
+      Descriptor plan(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
+      plan.set(CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, {cudnn});
+      plan.set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, configuration);
+      if (plan.try_finish() != CUDNN_STATUS_SUCCESS) continue;
+      auto workspace = plan.get<int64_t>(CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1);
+      if (workspace.empty() || workspace[0] > workspace_limit) continue;
+      return ConvolutionPlan{plan.held(), std::size_t(workspace[0])};
+    }
+  return {};
+}
+
+/// Runs one pass; false when cuDNN has no engine for it.
+bool run(const Queue& q, Pass pass, const ConvolutionShape& s, View x, View w, View y, bool add) {
+  CudaLibraries& libraries = *q.cuda;
+  Request request{pass, s, x.dtype, w.dtype, add, libraries.tf32, alignment_of({x.data, w.data, y.data})};
+  auto& plan = libraries.convolutions.get(request.key(), [&] { return make_plan(libraries.cudnn(), request); });
+  if (!plan) return false;
+  Descriptor variant(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR);
+  variant.set(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, {x.data, w.data, y.data});
+  variant.set(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, {x_name, w_name, y_name});
+  variant.set(CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, {libraries.library_memory.at_least(plan->workspace_bytes)});
+  variant.finish();
+  check(cudnnBackendExecute(libraries.cudnn(), plan->plan.get(), variant.held().get()));
+  return true;
+}
+
+[[noreturn]] void no_engine(const char* op, const ConvolutionShape& s, DType dtype) {
+  fail(Exit::internal,
+       "{}: cuDNN has no deterministic engine for images {} x {} x {} x {} and {} filters of {} x {}, stride {}, padding {}, "
+       "dilation {}, {} groups, in {}",
+       {op, s.batch, s.height, s.width, s.in, s.out, s.kernel_height, s.kernel_width, s.stride, s.padding, s.dilation, s.groups,
+        name_of(dtype)});
 }
 
 }  // namespace
 
 void convolution(const Queue& q, const ConvolutionShape& s, View y, View x, View w, View bias) {
-  ConvolutionPlan& plan = plan_for(q, Direction::forward, s, x.dtype);
-  float one = 1, zero = 0;
-  check(cudnnConvolutionForward(q.cuda->cudnn, &one, plan.x, x.data, plan.w, w.data, plan.convolution,
-                                cudnnConvolutionFwdAlgo_t(plan.algorithm), q.cuda->workspace.at_least(plan.workspace),
-                                plan.workspace, &zero, plan.y, y.data));
+  if (!run(q, Pass::forward, s, x, w, y, false)) no_engine("convolution", s, x.dtype);
   if (bias) binary(q, Binary::add, y, y, bias);
 }
 
 void convolution_backward_data(const Queue& q, const ConvolutionShape& s, View dx, View dy, View w, Write write) {
-  ConvolutionPlan& plan = plan_for(q, Direction::data, s, dx.dtype);
-  float one = 1, keep = write == Write::accumulate ? 1 : 0;
-  check(cudnnConvolutionBackwardData(q.cuda->cudnn, &one, plan.w, w.data, plan.y, dy.data, plan.convolution,
-                                     cudnnConvolutionBwdDataAlgo_t(plan.algorithm), q.cuda->workspace.at_least(plan.workspace),
-                                     plan.workspace, &keep, plan.x, dx.data));
+  const bool accumulate = write == Write::accumulate;
+  if (run(q, Pass::data, s, dx, w, dy, accumulate)) return;
+  View sum{accumulate ? workspace(q, dx.size) : nullptr, dx.size, dx.dtype};
+  if (!accumulate || !run(q, Pass::data, s, sum, w, dy, false)) no_engine("convolution_backward_data", s, dx.dtype);
+  add(q, dx, dx, sum);
 }
 
 void convolution_backward_weights(const Queue& q, const ConvolutionShape& s, View dw, View dy, View x, Write write) {
-  ConvolutionPlan& plan = plan_for(q, Direction::weights, s, x.dtype);
-  bool convert = dw.dtype != x.dtype;
-  float one = 1, keep = write == Write::accumulate && !convert ? 1 : 0;
-  View to = convert ? View{q.cuda->scratch.at_least(2 * std::size_t(dw.size) * sizeof(float)), dw.size, x.dtype} : dw;
-  check(cudnnConvolutionBackwardFilter(q.cuda->cudnn, &one, plan.x, x.data, plan.y, dy.data, plan.convolution,
-                                       cudnnConvolutionBwdFilterAlgo_t(plan.algorithm),
-                                       q.cuda->workspace.at_least(plan.workspace), plan.workspace, &keep, plan.w, to.data));
-  if (!convert) return;
-  if (write == Write::overwrite) return cast(q, dw, to);
-  View wide{static_cast<float*>(to.data) + dw.size, dw.size, DType::f32};
-  cast(q, wide, to);
-  add(q, dw, dw, wide);
+  const bool accumulate = write == Write::accumulate;
+  if (run(q, Pass::weights, s, x, dw, dy, accumulate)) return;
+  // What the engines cannot do in one go: add, or write f32 from bf16. Then by way of scratch memory.
+  float* memory = workspace(q, 2 * dw.size);
+  View sum{memory, dw.size, dw.dtype}, narrow{memory + dw.size, dw.size, x.dtype};
+  if (!run(q, Pass::weights, s, x, sum, dy, false)) {
+    if (!run(q, Pass::weights, s, x, narrow, dy, false)) no_engine("convolution_backward_weights", s, x.dtype);
+    cast(q, sum, narrow);
+  }
+  accumulate ? add(q, dw, dw, sum) : cast(q, dw, sum);
 }
 
 }  // namespace lockstep::kernels::cuda

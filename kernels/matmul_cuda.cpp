@@ -118,7 +118,7 @@ std::optional<ProductPlan> make_plan(CudaLibraries& libraries, const Product& p)
 /// Runs the product; false when cuBLASLt has no algorithm for it.
 bool run(const Queue& q, const Product& p) {
   CudaLibraries& libraries = *q.cuda;
-  ProductPlan* plan = libraries.products.find(key_of(p, libraries.tf32), [&] { return make_plan(libraries, p); });
+  std::optional<ProductPlan>& plan = libraries.products.get(key_of(p, libraries.tf32), [&] { return make_plan(libraries, p); });
   if (!plan) return false;
   set_pointers(*plan, p);
   const float alpha = 1, beta = p.write == Write::accumulate ? 1 : 0;

@@ -1,12 +1,10 @@
 #pragma once
 
-// Private to kernels/*_cuda.{cpp,cu}, the only files that see cuBLASLt and cuDNN.
+// Private to kernels/*_cuda.cpp, the only files that see cuBLASLt and cuDNN.
 
 #include <cublasLt.h>
 #include <cudnn.h>
 
-#include <array>
-#include <map>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -14,16 +12,13 @@
 #include "kernels/base/check_cuda.h"
 #include "kernels/base/view.h"
 #include "kernels/libraries.h"
+#include "kernels/plan_cache.h"
 
 namespace lockstep {
 
 /// Throw unless a call to the library succeeded.
 void check(cublasStatus_t, Here = Here::current());
 void check(cudnnStatus_t, Here = Here::current());
-
-/// What a cached plan depends on: an operation, its sizes, types and options and the alignment of its memory; unused entries are
-/// 0.
-using PlanKey = std::array<std::int64_t, 24>;
 
 /// The largest power of two, up to 256, that divides every one of the addresses (an absent one counts as aligned).
 std::int64_t alignment_of(std::initializer_list<const void*> addresses);
@@ -61,23 +56,6 @@ class GrowingMemory {
   std::size_t bytes_ = 0;
 };
 
-/// The plans made so far: of products in one map, of convolutions in another. A plan that the library does not have is remembered
-/// too, as nothing.
-template <class Plan>
-class Plans {
- public:
-  /// The plan made earlier for `key`, else the one that make() returns now; null when there is none.
-  template <class Make>
-  Plan* find(const PlanKey& key, Make make) {
-    auto found = plans_.find(key);
-    if (found == plans_.end()) found = plans_.emplace(key, make()).first;
-    return found->second ? &*found->second : nullptr;
-  }
-
- private:
-  std::map<PlanKey, std::optional<Plan>> plans_;
-};
-
 class CudaLibraries {
  public:
   explicit CudaLibraries(CUstream_st* stream);
@@ -94,8 +72,9 @@ class CudaLibraries {
   /// Products and convolutions of f32 may round their inputs to TF32, which keeps 10 bits of 23. Off: f32 means f32.
   bool tf32 = false;
 
-  Plans<ProductPlan> products;
-  Plans<ConvolutionPlan> convolutions;
+  // Nothing stands for what the library cannot do.
+  PlanCache<std::optional<ProductPlan>> products;
+  PlanCache<std::optional<ConvolutionPlan>> convolutions;
   GrowingMemory library_memory;  ///< workspace of the libraries
   GrowingMemory kernel_memory;   ///< workspace() of our own kernels
 
