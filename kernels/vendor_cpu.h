@@ -14,7 +14,7 @@
 namespace lockstep {
 
 /// A oneDNN primitive with the memory objects of its arguments, ready to run. An argument that the primitive wants in another
-/// layout than ours has memory of its own (`inner`), and reorders between the two.
+/// layout than ours has memory of its own, and a reorder between the two.
 class CpuPlan {
  public:
   CpuPlan(const dnnl::engine& engine, dnnl::primitive primitive) : engine_(engine), primitive_(std::move(primitive)) {}
