@@ -286,10 +286,42 @@ struct Names {
   }
 };
 
+/// The key that was meant: by the name that other programs give it, or by its letters. Of "section.key" only the key is allowed
+/// many edits.
+std::string suggest(const std::string& name, const std::vector<std::string>& known) {
+  const std::pair<const char*, const char*> others[] = {{"lr", "rate"},
+                                                        {"learning_rate", "rate"},
+                                                        {"weight_decay", "decay"},
+                                                        {"batch_size", "rows_per_lane"},
+                                                        {"grad_clip", "clip"},
+                                                        {"max_steps", "steps"},
+                                                        {"n_layer", "layers"},
+                                                        {"n_head", "heads"},
+                                                        {"n_embd", "width"},
+                                                        {"hidden_size", "width"},
+                                                        {"vocab_size", "vocabulary"},
+                                                        {"block_size", "length"},
+                                                        {"warmup_steps", "warmup"},
+                                                        {"dtype", "precision"},
+                                                        {"num_classes", "outputs"},
+                                                        {"std", "deviation"}};
+  auto dot = name.rfind('.') + 1;
+  std::string section = name.substr(0, dot), key = name.substr(dot);
+  for (auto [other, ours] : others)
+    if (key == other && std::ranges::count(known, section + ours)) return section + ours;
+  std::vector<std::string> keys;
+  for (const auto& k : known)
+    if (k.starts_with(section)) keys.push_back(k.substr(dot));
+  if (std::string near = nearest(key, keys); !near.empty()) return section + near;
+  for (const auto& k : known)  // right, but in another section
+    if (k.ends_with("." + key)) return k;
+  return "";
+}
+
 void refuse_unknown(const toml::node& node, const std::string& what, const std::string& name,
                     const std::vector<std::string>& known) {
   if (std::ranges::count(known, name)) return;
-  std::string near = nearest(name, known);
+  std::string near = suggest(name, known);
   refuse(node, fmt::format("unknown {} {}{}", what, name, near.empty() ? "" : fmt::format("; did you mean {}?", near)));
 }
 

@@ -17,26 +17,31 @@ void OverlapTable::add(const Times& times) {
     sums_[i].started += times[i].started;
     sums_[i].finished += times[i].finished;
     sums_[i].hidden += times[i].hidden;
+    sums_[i].worked += times[i].worked;
     sums_[i].exposed += times[i].exposed;
   }
   ++steps_;
 }
 
 std::string OverlapTable::text() const {
-  std::string out = fmt::format("communication, mean of {} steps\n{:>8}  {:>10}  {:>10}  {:>10}  {:>9}", steps_, "bucket",
-                                "bytes", "hidden ms", "exposed ms", "hidden %");
-  auto row = [&](const std::string& name, double bytes, double hidden, double exposed) {
-    double whole = hidden + exposed;
-    out += fmt::format("\n{:>8}  {:>10}  {:>10.3f}  {:>10.3f}  {:>9}", name, bytes_text(bytes), hidden, exposed,
-                       whole > 0 ? fmt::format("{:.1f}", 100 * hidden / whole) : "-");
+  std::string out = fmt::format("communication, mean of {} steps\n{:>8}  {:>10}  {:>10}  {:>10}  {:>10}  {:>9}", steps_, "bucket",
+                                "bytes", "hidden ms", "worked ms", "exposed ms", "hidden %");
+  auto row = [&](const std::string& name, const parallel::DataParallel::BucketTime& t) {
+    double n = double(steps_), whole = t.hidden + t.worked + t.exposed;
+    out += fmt::format("\n{:>8}  {:>10}  {:>10.3f}  {:>10.3f}  {:>10.3f}  {:>9}", name, bytes_text(double(t.bytes)), t.hidden / n,
+                       t.worked / n, t.exposed / n, whole > 0 ? fmt::format("{:.1f}", 100 * t.hidden / whole) : "-");
   };
-  double n = double(steps_), bytes = 0;
+  parallel::DataParallel::BucketTime all;
   for (std::size_t i = 0; i < sums_.size(); ++i) {
-    row(std::to_string(i), double(sums_[i].bytes), sums_[i].hidden / n, sums_[i].exposed / n);
-    bytes += double(sums_[i].bytes);
+    row(std::to_string(i), sums_[i]);
+    all.bytes += sums_[i].bytes;
+    all.hidden += sums_[i].hidden;
+    all.worked += sums_[i].worked;
+    all.exposed += sums_[i].exposed;
   }
-  row("all", bytes, hidden_ms(sums_) / n, exposed_ms(sums_) / n);
-  return out;
+  row("all", all);
+  return out +
+         "\nhidden: went on while backward computed; worked: this rank did it instead of computing; exposed: the step waited";
 }
 
 double hidden_ms(const OverlapTable::Times& times) {

@@ -54,7 +54,8 @@ SavedState read_state(const io::FoundCheckpoint& found, const Config& c, const S
               state["choices"].is_object();
   require(Exit::bad_data, ours, "{} was not written by a training run: it lacks the run's state", found.path);
   SavedState saved{state["step"], state["optimizer_steps"], {}};
-  for (auto& [name, now] : choices(c, session, rows).items()) {
+  const ordered_json present = choices(c, session, rows);
+  for (const auto& [name, now] : present.items()) {
     if (!state["choices"].contains(name) || state["choices"][name] == now) continue;
     std::string change =
         fmt::format("{} was {} in the checkpoint and is {} now", name, state["choices"][name].dump(), now.dump());
