@@ -55,7 +55,7 @@ struct Config {
     std::vector<std::string> freeze;
     double head_bucket_mib = 1, tail_bucket_mib = 1;
     std::optional<double> middle_bucket_mib;
-    std::int64_t trace_steps = 3;
+    std::int64_t trace_steps = 9;
   } train;
   struct Optimizer {
     std::string kind = "adamw";

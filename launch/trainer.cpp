@@ -98,7 +98,7 @@ class Trainer {
       train_step();
       bool last = step_ == steps_, stop = session_.stop_requested();
       bool first = step_ == first_step_ + 1;
-      if (first || last || stop || step_ % config_.log.every == 0) report();
+      if (first || last || due(config_.log.every)) report();
       double paused = now();
       if (!stop && (last || due(config_.log.evaluate_every))) evaluate_now();
       if (last || stop || due(config_.checkpoint.every)) save();
@@ -117,7 +117,7 @@ class Trainer {
   /// Sums since the last line of the log.
   struct Interval {
     double started = 0;
-    std::int64_t steps = 0;
+    std::int64_t steps = 0, looked = 0;
     double hidden_ms = 0, exposed_ms = 0, data_seconds = 0;
   };
 
@@ -128,9 +128,7 @@ class Trainer {
   bool on_gpu() const { return session_.device().kind() == DeviceKind::cuda; }
   bool due(std::int64_t every) const { return every > 0 && step_ % every == 0; }
   /// Reading a value back makes the host wait for a GPU: only where a line is written.
-  bool looks() const {
-    return !on_gpu() || step_ % config_.log.every == 0 || step_ == steps_ || step_ == first_step_ + 1 || traces();
-  }
+  bool looks() const { return !on_gpu() || due(config_.log.every) || step_ == steps_ || step_ == first_step_ + 1 || traces(); }
   bool traces() const {
     std::int64_t begin = first_step_ + 3;  // after the first steps, which make plans and touch memory
     return step_ > begin && step_ <= begin + config_.train.trace_steps;
@@ -158,6 +156,7 @@ class Trainer {
     ++interval_.steps;
     if (looks()) {
       auto times = strategy_->times();
+      ++interval_.looked;
       interval_.hidden_ms += hidden_ms(times);
       interval_.exposed_ms += exposed_ms(times);
       if (step_ > first_step_ + 1) overlap_.add(times);
@@ -172,7 +171,7 @@ class Trainer {
   }
 
   Tensor run_lane(int lane) {
-    double waited = loader_->exposed_seconds();
+    double waited = loader_->exposed_seconds(), asked = now();
     io::Batch batch = loader_->next_lane();
     interval_.data_seconds += loader_->exposed_seconds() - waited;
     require(batch.weight * double(config_.train.lanes) == weight_, "the loader gave a lane of weight {} in a step of weight {}",
@@ -188,6 +187,7 @@ class Trainer {
     tape.backward(loss, float(1 / weight_));
     if (traces()) {
       kernels::synchronize(tape.queue());
+      timeline_.add(Timeline::Track::compute, "data", asked, begun);
       timeline_.add(Timeline::Track::compute, "forward", begun, forwarded);
       timeline_.add(Timeline::Track::compute, "backward", forwarded, now());
     }
@@ -250,7 +250,7 @@ class Trainer {
     double loss = global_loss();
     double steps = double(std::max<std::int64_t>(interval_.steps, 1));
     double seconds = (now() - interval_.started) / steps;
-    double looked = on_gpu() ? 1 : steps;  // on a GPU only steps with a line are timed
+    double looked = double(std::max<std::int64_t>(interval_.looked, 1));
     bool tokens = data_.train->info().kind == io::DataKind::tokens;
     double rows = double(config_.train.lanes * config_.train.rows_per_lane);
     last_ = {.step = step_,

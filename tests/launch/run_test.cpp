@@ -200,8 +200,8 @@ TEST_F(Run, SignalSavesAndEndsWith75ThenResumesToTheSameWeights) {
   int step = 0;
   for (const auto& [s, loss] : losses("stopped")) step = s;
   ASSERT_GT(step, 0);
-  std::string more =
-      "gpt.toml --set schedule.kind=constant --set log.evaluate_every=0 --set train.steps=" + std::to_string(step + 5);
+  std::string more = "gpt.toml --set schedule.kind=constant --set log.every=1 --set log.evaluate_every=0 --set train.steps=" +
+                     std::to_string(step + 5);
   Ran resumed = lockstep("train " + more + " --resume --set run.name=stopped");
   EXPECT_EQ(resumed.code, 0) << resumed.text;
   ASSERT_EQ(lockstep("train " + more + " --set run.name=straight").code, 0);
