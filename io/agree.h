@@ -1,5 +1,7 @@
 #pragma once
 
+// Private to io/: agreement between ranks about files.
+
 #include <functional>
 #include <nlohmann/json_fwd.hpp>
 #include <string>

@@ -1,5 +1,7 @@
 #pragma once
 
+// Private to io/: what rank 0 found in the files, for all ranks.
+
 #include <map>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
