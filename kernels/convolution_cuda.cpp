@@ -4,7 +4,8 @@
 #include "kernels/vendor_cuda.h"
 
 // Convolutions through cuDNN's graph interface: a graph of one operation, for which its heuristics offer engines, best first. We
-// take the first that keeps our promises: the same bits each run, sums in f32, no inputs rounded on the way.
+// take the first that keeps our promises: the same bits each run, sums in f32, no inputs rounded on the way. No engine of cuDNN 9
+// writes f32 gradients of bf16 images' weights: those are rounded to bf16 once, then converted.
 
 namespace lockstep::kernels::cuda {
 namespace {
@@ -20,14 +21,13 @@ constexpr int64_t workspace_limit = int64_t(1) << 30;
 struct Request {
   Pass pass;
   const ConvolutionShape& s;
-  DType images, weights;
+  DType dtype;
   bool add, tf32;
   int64_t alignment;
 
   PlanKey key() const {
-    return {int64_t(pass),   s.batch,          s.height, s.width,   s.in,       s.out,
-            s.kernel_height, s.kernel_width,   s.stride, s.padding, s.dilation, s.groups,
-            int64_t(images), int64_t(weights), add,      tf32,      alignment};
+    return {int64_t(pass), s.batch,    s.height, s.width,        s.in, s.out, s.kernel_height, s.kernel_width, s.stride,
+            s.padding,     s.dilation, s.groups, int64_t(dtype), add,  tf32,  alignment};
   }
 };
 
@@ -146,9 +146,9 @@ Descriptor graph_of(cudnnHandle_t cudnn, const Request& r) {
   const Kind kind = kind_of(r.pass);
   Descriptor operation(kind.type);
   operation.set(kind.convolution, convolution_descriptor(s));
-  operation.set(kind.x, tensor(x_name, r.images, r.alignment, s.batch, s.in, s.height, s.width));
-  operation.set(kind.w, tensor(w_name, r.weights, r.alignment, s.out, s.in / s.groups, s.kernel_height, s.kernel_width));
-  operation.set(kind.y, tensor(y_name, r.images, r.alignment, s.batch, s.out, s.out_height(), s.out_width()));
+  operation.set(kind.x, tensor(x_name, r.dtype, r.alignment, s.batch, s.in, s.height, s.width));
+  operation.set(kind.w, tensor(w_name, r.dtype, r.alignment, s.out, s.in / s.groups, s.kernel_height, s.kernel_width));
+  operation.set(kind.y, tensor(y_name, r.dtype, r.alignment, s.batch, s.out, s.out_height(), s.out_width()));
   operation.set(kind.alpha, CUDNN_TYPE_FLOAT, {1.f});
   operation.set(kind.beta, CUDNN_TYPE_FLOAT, {r.add ? 1.f : 0.f});
   operation.finish();
@@ -171,7 +171,7 @@ bool acceptable(const Descriptor& configuration, const Request& r) {
         note == CUDNN_NUMERICAL_NOTE_WINOGRAD_TILE_13x13)
       return false;
     // For f32 images tensor cores mean TF32.
-    if (note == CUDNN_NUMERICAL_NOTE_TENSOR_CORE && r.images == DType::f32 && !r.tf32) return false;
+    if (note == CUDNN_NUMERICAL_NOTE_TENSOR_CORE && r.dtype == DType::f32 && !r.tf32) return false;
   }
   return true;
 }
@@ -215,7 +215,7 @@ std::optional<ConvolutionPlan> make_plan(cudnnHandle_t cudnn, const Request& r) 
 /// Runs one pass; false when cuDNN has no engine for it.
 bool run(const Queue& q, Pass pass, const ConvolutionShape& s, View x, View w, View y, bool add) {
   CudaLibraries& libraries = *q.cuda;
-  Request request{pass, s, x.dtype, w.dtype, add, libraries.tf32, alignment_of({x.data, w.data, y.data})};
+  Request request{pass, s, x.dtype, add, libraries.tf32, alignment_of({x.data, w.data, y.data})};
   auto& plan = libraries.convolutions.get(request.key(), [&] { return make_plan(libraries.cudnn(), request); });
   if (!plan) return false;
   Descriptor variant(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR);
@@ -251,16 +251,14 @@ void convolution_backward_data(const Queue& q, const ConvolutionShape& s, View d
 }
 
 void convolution_backward_weights(const Queue& q, const ConvolutionShape& s, View dw, View dy, View x, Write write) {
-  const bool accumulate = write == Write::accumulate;
-  if (run(q, Pass::weights, s, x, dw, dy, accumulate)) return;
-  // What the engines cannot do in one go: add, or write f32 from bf16. Then by way of scratch memory.
+  const bool accumulate = write == Write::accumulate, converts = dw.dtype != x.dtype;
+  if (!converts && run(q, Pass::weights, s, x, dw, dy, accumulate)) return;
   float* memory = workspace(q, 2 * dw.size);
-  View sum{memory, dw.size, dw.dtype}, narrow{memory + dw.size, dw.size, x.dtype};
-  if (!run(q, Pass::weights, s, x, sum, dy, false)) {
-    if (!run(q, Pass::weights, s, x, narrow, dy, false)) no_engine("convolution_backward_weights", s, x.dtype);
-    cast(q, sum, narrow);
-  }
-  accumulate ? add(q, dw, dw, sum) : cast(q, dw, sum);
+  View sum{memory, dw.size, x.dtype}, wide{memory + dw.size, dw.size, dw.dtype};
+  if (!run(q, Pass::weights, s, x, sum, dy, false)) no_engine("convolution_backward_weights", s, x.dtype);
+  if (!accumulate) return cast(q, dw, sum);
+  if (converts) cast(q, wide, sum);
+  add(q, dw, dw, converts ? wide : sum);
 }
 
 }  // namespace lockstep::kernels::cuda

@@ -21,7 +21,7 @@ void check(cudnnStatus_t status, Here at) {
 }
 
 std::int64_t alignment_of(std::initializer_list<const void*> addresses) {
-  std::uintptr_t bits = 256;
+  std::uintptr_t bits = 16;
   for (const void* address : addresses) bits |= reinterpret_cast<std::uintptr_t>(address);
   return std::int64_t(bits & -bits);
 }

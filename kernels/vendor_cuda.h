@@ -20,7 +20,8 @@ namespace lockstep {
 void check(cublasStatus_t, Here = Here::current());
 void check(cudnnStatus_t, Here = Here::current());
 
-/// The largest power of two, up to 256, that divides every one of the addresses (an absent one counts as aligned).
+/// The largest power of two, up to 16, that divides every one of the addresses (an absent one counts as aligned). More is of no
+/// use to the libraries' vector loads, and 16 bytes all tensors have: the choice of an algorithm never depends on where one lies.
 std::int64_t alignment_of(std::initializer_list<const void*> addresses);
 
 /// One or several products as cuBLASLt knows them, with the algorithm it chose. Holds no pointers but the descriptor's bias and
