@@ -62,7 +62,7 @@ void Timeline::add(Track track, const std::string& name, double started, double 
 
 void Timeline::add_bucket(int index, double step_started, const parallel::DataParallel::BucketTime& t) {
   events_.push_back({Track::communication, fmt::format("bucket {}", index), step_started + t.started / 1e3,
-                     step_started + t.finished / 1e3, double(t.bytes), t.hidden, t.exposed});
+                     step_started + t.finished / 1e3, double(t.bytes), t.hidden, t.worked, t.exposed});
 }
 
 std::string Timeline::json() const {
@@ -81,7 +81,8 @@ std::string Timeline::json() const {
                   {"tid", int(e.track)},
                   {"ts", (e.started - zero) * 1e6},
                   {"dur", (e.finished - e.started) * 1e6}};
-    if (e.track == Track::communication) event["args"] = {{"bytes", e.bytes}, {"hidden_ms", e.hidden}, {"exposed_ms", e.exposed}};
+    if (e.track == Track::communication)
+      event["args"] = {{"bytes", e.bytes}, {"hidden_ms", e.hidden}, {"worked_ms", e.worked}, {"exposed_ms", e.exposed}};
     events.push_back(event);
   }
   return json{{"traceEvents", events}, {"displayTimeUnit", "ms"}}.dump(1) + "\n";

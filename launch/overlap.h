@@ -30,7 +30,7 @@ class Timeline {
  public:
   explicit Timeline(int rank) : rank_(rank) {}
   enum class Track { steps = 0, compute = 1, communication = 2 };
-  /// Seconds of one clock; `bytes` and `exposed_ms` are kept with buckets.
+  /// Seconds of one clock.
   void add(Track, const std::string& name, double started, double finished);
   void add_bucket(int index, double step_started, const parallel::DataParallel::BucketTime&);
   bool empty() const { return events_.empty(); }
@@ -41,7 +41,7 @@ class Timeline {
     Track track;
     std::string name;
     double started, finished;  // seconds
-    double bytes = 0, hidden = 0, exposed = 0;
+    double bytes = 0, hidden = 0, worked = 0, exposed = 0;
   };
   int rank_;
   std::vector<Event> events_;

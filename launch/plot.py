@@ -175,14 +175,16 @@ def plot_overlap(run, name):
             bar("bucket travels after backward", y, 0.9 * height, cut, stop, "#d1661d")
         axis.axvline((backward_end - begin) / 1e3, color="#444444", linewidth=0.8, linestyle=":")
         hidden = sum(e["args"]["hidden_ms"] for e in buckets)
+        worked = sum(e["args"]["worked_ms"] for e in buckets)
         exposed = sum(e["args"]["exposed_ms"] for e in buckets)
         axis.set_title(f"{rank}: {step['dur'] / 1e3:.1f} ms; communication in {len(buckets)} buckets, {hidden:.2f} ms hidden, "
-                       f"{exposed:.2f} ms exposed", fontsize=10, loc="left")
+                       f"{worked:.2f} ms worked, {exposed:.2f} ms exposed", fontsize=10, loc="left")
         axis.set_yticks([0, 1], ["buckets", "compute"])
         axis.set_ylim(-0.55, 1.5)
         axis.tick_params(left=False)
         for side in ("top", "right", "left"):
             axis.spines[side].set_visible(False)
+    panels[-1, 0].set_xlim(left=0)
     panels[-1, 0].set_xlabel("milliseconds since the rank began the step; the dotted line is the end of backward")
     figure.legend(used.values(), used.keys(), ncol=len(used), frameon=False, fontsize=8.5, loc="lower center")
     figure.suptitle(f"{name}, {chosen}", fontsize=13, x=0.01, ha="left")

@@ -214,8 +214,7 @@ int guarded(const std::function<int()>& body) noexcept {
   }
 }
 
-int run(int argc, char** argv, const std::function<void(Session&)>& body) {
-  SessionOptions options;
+int run(int argc, char** argv, const std::function<void(Session&)>& body, SessionOptions options) {
   CLI::App app;
   app.add_option("--device", options.device, "auto, cpu or cuda");
   app.add_option("--threads", options.threads, "CPU threads of each rank; 0: its share of the cores");

@@ -144,6 +144,7 @@ class Trainer {
     strategy_->begin_step();
     for (int lane = 0; lane < strategy_->lanes().count; ++lane) losses.push_back(run_lane(lane));
     strategy_->finish_step();
+    if (step_ == first_step_ + 1) name_unused();
     double synced = now();
     optimizer_->step(schedule_.at(step_ - 1), float(config_.optimizer.clip));
     if (looks()) {
@@ -168,6 +169,13 @@ class Trainer {
     }
     double at = now();
     if (session_.console().terminal() && at - shown_ > 0.1) shown_ = at, show_status();
+  }
+
+  /// Weights that the loss does not depend on would never be trained: better said than searched for.
+  void name_unused() const {
+    std::string names;
+    for (const Parameter* p : strategy_->without_gradient()) names += (names.empty() ? "" : ", ") + p->name;
+    if (!names.empty()) session_.log("no gradient reached: " + names);
   }
 
   Tensor run_lane(int lane) {

@@ -112,5 +112,5 @@ void train(launch::Session& session) {
 }
 
 int main(int argc, char** argv) {
-  return launch::run(argc, argv, train);
+  return launch::run(argc, argv, train, {.exact = true});
 }

@@ -143,6 +143,30 @@ TEST_F(BadInput, LossThatBlowsUp) {
   EXPECT_TRUE(ran.says("step ")) << ran.text;
 }
 
+/// Two ranks that are told different things.
+std::string two_lines(const std::string& first, const std::string& second) {
+  const std::string program = " -n 1 " LOCKSTEP_PROGRAM " train ";
+  return "timeout 60 mpirun" + program + first + " :" + program + second;
+}
+
+TEST_F(BadInput, RanksWithDifferentModelsAreNamed) {
+  Ran ran = shell(two_lines("mlp.toml", "mlp.toml --set model.hidden=[17]"));
+  EXPECT_EQ(ran.code, 88) << ran.text;
+  EXPECT_TRUE(ran.says("rank 1") && ran.says("layers.")) << ran.text;
+}
+
+TEST_F(BadInput, RankThatFailsAloneEndsAllWithOneMessage) {
+  // Before MPI has started, and after.
+  for (const char* wrong : {"nosuch.toml", "mlp.toml --set run.device=cuda"}) {
+    Ran ran = shell(two_lines("mlp.toml", wrong));
+    if (ran.code == 0) GTEST_SKIP() << "this machine has GPUs";
+    EXPECT_EQ(ran.code, 64) << ran.text;
+    EXPECT_TRUE(ran.says("lockstep: rank 1 on ")) << ran.text;
+    EXPECT_FALSE(ran.says("lockstep: rank 0 on ")) << ran.text;
+    EXPECT_LT(ran.seconds, 20);
+  }
+}
+
 TEST_F(BadInput, RunThatIsNotThere) {
   EXPECT_EQ(lockstep("evaluate runs/nosuch").code, 65);
   EXPECT_EQ(lockstep("sample runs/nosuch").code, 65);

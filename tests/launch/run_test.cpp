@@ -232,6 +232,57 @@ TEST_F(Run, KilledRankEndsTheJob) {
   EXPECT_EQ(resumed.code, 0) << resumed.text;
 }
 
+TEST_F(Run, SecondInterruptEndsAtOnce) {
+  make_text();
+  write("gpt.toml", gpt_toml);
+  Ran ran;
+  std::thread training([&] {  // steps of about a second, so that the first interrupt is still waiting for the end of one
+    ran = lockstep(
+        "train gpt.toml --set train.steps=1000 --set model.width=256 --set model.layers=6 --set model.length=128 "
+        "--set train.rows_per_lane=16 --set run.name=interrupted");
+  });
+  bool going = await_lines("interrupted", 1);
+  auto alive = processes();
+  for (int i = 0; i < 2 && alive.size() == 1; ++i) {
+    kill(alive.front(), SIGINT);
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+  training.join();
+  EXPECT_TRUE(going) << ran.text;
+  EXPECT_EQ(ran.code, 130) << ran.text;
+}
+
+TEST_F(Run, FullDiskEndsWith74AndLeavesTheOldCheckpoint) {
+  make_text();
+  write("gpt.toml", gpt_toml);
+  ASSERT_EQ(lockstep("train gpt.toml --set run.name=once").code, 0);
+  auto bytes = std::filesystem::file_size(path("runs/once/checkpoints/step_12/checkpoint.h5"));
+  // Room for one checkpoint and a half; a second one does not fit beside the first.
+  std::string script = "mkdir -p small && mount -t tmpfs -o size=" + std::to_string(bytes * 3 / 2 + 65536) +
+                       " none small && { timeout 60 " LOCKSTEP_PROGRAM
+                       " train gpt.toml --set run.folder=small; echo code $?; " LOCKSTEP_PROGRAM
+                       " checkpoint verify small/gpt; echo verified $?; }";
+  Ran ran = shell("unshare --map-root-user --mount sh -c '" + script + "'");
+  if (!ran.says("code ")) GTEST_SKIP() << "no file system of one's own here: " << ran.text;
+  EXPECT_TRUE(ran.says("code 74")) << ran.text;
+  EXPECT_TRUE(ran.says("verified 0")) << ran.text;
+}
+
+// ---- what a terminal shows
+
+TEST_F(Run, TerminalShowsOneStatusLineUnlessNoColorIsSet) {
+  make_table();
+  write("mlp.toml", mlp_toml);
+  std::string train = LOCKSTEP_PROGRAM " train mlp.toml";
+  Ran ran = shell("TERM=xterm script -qec '" + train + "' /dev/null");
+  if (ran.code == 127) GTEST_SKIP() << "no script(1)";
+  EXPECT_TRUE(ran.says("\x1b[K")) << ran.text;
+  EXPECT_TRUE(ran.says("done in")) << ran.text;
+  Ran plain = shell("NO_COLOR=1 TERM=xterm script -qec '" + train + "' /dev/null");
+  EXPECT_FALSE(plain.says("\x1b")) << plain.text;
+  EXPECT_TRUE(plain.says("step 20/20  loss")) << plain.text;
+}
+
 // ---- what is done with a trained run
 
 TEST_F(Run, EvaluateSampleAndPlot) {
