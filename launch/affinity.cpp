@@ -43,13 +43,9 @@ int within_quota(int cores) {
 
 }  // namespace
 
-int allowed_cores() {
+int machine_cores() {
   Topology topology = load();
-  if (!topology) return 1;
-  Cpuset bound(hwloc_bitmap_alloc());
-  if (hwloc_get_cpubind(topology.get(), bound.get(), HWLOC_CPUBIND_THREAD) != 0)
-    hwloc_bitmap_copy(bound.get(), hwloc_topology_get_allowed_cpuset(topology.get()));
-  return within_quota(cores_in(topology.get(), bound.get()));
+  return topology ? within_quota(cores_in(topology.get(), hwloc_topology_get_allowed_cpuset(topology.get()))) : 1;
 }
 
 int bind_share(int node_rank, int node_size, std::string& told) {
@@ -57,10 +53,11 @@ int bind_share(int node_rank, int node_size, std::string& told) {
   Topology topology = load();
   if (!topology) return 1;
   if (!by_mpirun) {  // alone, or bound by Slurm or by the user's own choice: what is bound is meant
-    int cores = allowed_cores();
+    hwloc_const_cpuset_t allowed = hwloc_topology_get_allowed_cpuset(topology.get());
     Cpuset bound(hwloc_bitmap_alloc());
-    hwloc_get_cpubind(topology.get(), bound.get(), HWLOC_CPUBIND_THREAD);
-    bool shared = hwloc_bitmap_isequal(bound.get(), hwloc_topology_get_allowed_cpuset(topology.get()));
+    if (hwloc_get_cpubind(topology.get(), bound.get(), HWLOC_CPUBIND_THREAD) != 0) hwloc_bitmap_copy(bound.get(), allowed);
+    int cores = within_quota(cores_in(topology.get(), bound.get()));
+    bool shared = hwloc_bitmap_isequal(bound.get(), allowed);
     int share = std::max(shared ? cores / node_size : cores, 1);
     told = fmt::format("{} of {} cores", share, cores);
     return share;
@@ -82,7 +79,7 @@ int bind_share(int node_rank, int node_size, std::string& told) {
   }
   hwloc_bitmap_and(mine.get(), mine.get(), allowed);
   if (!hwloc_bitmap_iszero(mine.get())) hwloc_set_cpubind(topology.get(), mine.get(), HWLOC_CPUBIND_THREAD);
-  told = fmt::format("cores {}-{} of {}", first, end - 1, cores);
+  told = end - first == 1 ? fmt::format("core {} of {}", first, cores) : fmt::format("cores {}-{} of {}", first, end - 1, cores);
   return end - first;
 }
 

@@ -4,8 +4,8 @@
 
 namespace lockstep::launch {
 
-/// Physical cores that this process may use: those of its cpuset, no more than a container's CPU quota allows.
-int allowed_cores();
+/// Physical cores of this machine that may be used: those of the cpuset, no more than a container's CPU quota allows.
+int machine_cores();
 
 /// Gives this rank its share of the machine's cores: binds the calling thread (and the threads that it starts later) to it and
 /// returns the number of cores. Open MPI binds one or two ranks to one core each, which would leave the other cores idle; a

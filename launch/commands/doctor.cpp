@@ -57,7 +57,7 @@ class Doctor {
     char host[256] = "";
     gethostname(host, sizeof host - 1);
     line("machine",
-         fmt::format("{}, {} cores to use, {} memory", host, allowed_cores(), bytes_text(double(info.totalram) * info.mem_unit)));
+         fmt::format("{}, {} cores to use, {} memory", host, machine_cores(), bytes_text(double(info.totalram) * info.mem_unit)));
     double shared = free_bytes("/dev/shm");
     line("/dev/shm", bytes_text(shared) + " free");
     if (shared < 512.0 * (1 << 20))
@@ -88,8 +88,8 @@ class Doctor {
   void devices(const Session& session) {
     char host[256] = "";
     gethostname(host, sizeof host - 1);
-    auto all = session.group().gather(
-        fmt::format("{} on {}, {}, {} threads", session.device().name(), host, session.placement(), session.threads()));
+    auto all = session.group().gather(fmt::format("{} on {}, {}, {} thread{}", session.device().name(), host, session.placement(),
+                                                  session.threads(), session.threads() == 1 ? "" : "s"));
     for (std::size_t r = 0; r < all.size(); ++r) line(fmt::format("rank {}", r), all[r]);
     if (session.size() > 1) line("between them", session.communicator().name());
     int gpus = Device::cuda_count();
