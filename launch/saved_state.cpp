@@ -37,13 +37,11 @@ std::vector<io::NamedView> named_views(const ParameterSet& parameters, const opt
   return views;
 }
 
-std::string state_json(const Config& c, const Session& session, std::int64_t step, std::int64_t rows,
+std::string state_json(const Config& c, const Session& session, std::int64_t step, double seconds, std::int64_t rows,
                        const optim::Optimizer& optimizer) {
-  ordered_json state = {{"step", step},
-                        {"optimizer_steps", optimizer.steps()},
-                        {"ranks", session.size()},
-                        {"model", c.model.kind},
-                        {"choices", choices(c, session, rows)}};
+  ordered_json state = {{"step", step},          {"optimizer_steps", optimizer.steps()},
+                        {"seconds", seconds},    {"ranks", session.size()},
+                        {"model", c.model.kind}, {"choices", choices(c, session, rows)}};
   return state.dump(1);
 }
 
@@ -53,7 +51,7 @@ SavedState read_state(const io::FoundCheckpoint& found, const Config& c, const S
               state.contains("optimizer_steps") && state["optimizer_steps"].is_number_integer() && state.contains("choices") &&
               state["choices"].is_object();
   require(Exit::bad_data, ours, "{} was not written by a training run: it lacks the run's state", found.path);
-  SavedState saved{state["step"], state["optimizer_steps"], {}};
+  SavedState saved{state["step"], state["optimizer_steps"], state.value("seconds", 0.0), {}};
   const ordered_json present = choices(c, session, rows);
   for (const auto& [name, now] : present.items()) {
     if (!state["choices"].contains(name) || state["choices"][name] == now) continue;

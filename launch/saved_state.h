@@ -13,11 +13,14 @@ namespace lockstep::launch {
 std::vector<io::NamedView> named_views(const ParameterSet&, const optim::Optimizer* optimizer = nullptr);
 
 /// Where a run stands, and the choices that its arithmetic depends on: the JSON beside the tensors of a checkpoint.
-std::string state_json(const Config&, const Session&, std::int64_t step, std::int64_t rows, const optim::Optimizer&);
+/// `seconds`: time spent on the run so far.
+std::string state_json(const Config&, const Session&, std::int64_t step, double seconds, std::int64_t rows,
+                       const optim::Optimizer&);
 
 /// What of that JSON a resumed run needs.
 struct SavedState {
   std::int64_t step = 0, optimizer_steps = 0;
+  double seconds = 0;
   /// A sentence for each choice that is not what it was in the checkpoint.
   std::vector<std::string> changes;
 };

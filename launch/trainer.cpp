@@ -125,6 +125,8 @@ class Trainer {
     for (const std::string& prefix : config_.train.freeze) parameters_.freeze(prefix);
     return parameters_;
   }
+  /// Time spent on the run, in earlier starts too.
+  double seconds() const { return seconds_before_ + now() - started_; }
   bool on_gpu() const { return session_.device().kind() == DeviceKind::cuda; }
   bool due(std::int64_t every) const { return every > 0 && step_ % every == 0; }
   /// Reading a value back makes the host wait for a GPU: only where a line is written.
@@ -357,6 +359,7 @@ class Trainer {
     refresh_weights(session_.device().queue(), strategy_->flat());
     optimizer_->set_steps(saved.optimizer_steps);
     step_ = first_step_ = saved.step;
+    seconds_before_ = saved.seconds;
     for (const std::string& change : saved.changes) session_.log("--resume: " + change);
     session_.log(fmt::format("resuming {} at step {}", folder_, step_));
   }
@@ -364,7 +367,7 @@ class Trainer {
   void save() {
     check_agreement();
     std::string path = io::save_checkpoint(folder_ + "/checkpoints", step_, named_views(parameters_, optimizer_.get()),
-                                           state_json(config_, session_, step_, data_.train->rows(), *optimizer_),
+                                           state_json(config_, session_, step_, seconds(), data_.train->rows(), *optimizer_),
                                            int(config_.checkpoint.keep), session_.device().queue(), session_.group());
     session_.note("saved " + path);
   }
@@ -387,21 +390,18 @@ class Trainer {
   }
 
   void finish() {
-    if (first_step_ >= steps_) {
+    if (first_step_ >= steps_)
       session_.log(fmt::format("nothing to do: the checkpoint is at step {} of {}", first_step_, steps_));
-      evaluate_now();
-    }
     std::string hash = check_agreement();
-    double seconds = now() - started_;
     write_metrics({{"event", "end"},
                    {"step", step_},
                    {"ranks", session_.size()},
                    {"lanes", config_.train.lanes},
                    {"weights_xxh3", hash},
-                   {"seconds", seconds}});
+                   {"seconds", seconds()}});
     write_timeline();
     if (session_.size() > 1 && !overlap_.empty()) session_.log(overlap_.text());
-    session_.log(fmt::format("done in {}: {}/, weights_xxh3 {}", duration_text(seconds), folder_, hash));
+    session_.log(fmt::format("done in {}: {}/, weights_xxh3 {}", duration_text(seconds()), folder_, hash));
   }
 
   Session& session_;
@@ -417,9 +417,9 @@ class Trainer {
   std::string folder_;
   Peak peak_;
   std::int64_t step_ = 0, first_step_ = 0, steps_ = 0;
-  double targets_per_row_ = 1, weight_ = 1;  // of a row; of a step
-  double started_ = 0, shown_ = 0;
-  std::vector<double> lane_losses_;  // of this rank, in the latest step that was looked at
+  double targets_per_row_ = 1, weight_ = 1;              // of a row; of a step
+  double started_ = 0, shown_ = 0, seconds_before_ = 0;  // seconds of the run before it was resumed
+  std::vector<double> lane_losses_;                      // of this rank, in the latest step that was looked at
   Interval interval_;
   Progress last_;
   OverlapTable overlap_;

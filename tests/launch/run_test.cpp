@@ -143,8 +143,12 @@ TEST_F(Run, ResumedRunEndsWithTheSameWeights) {
   EXPECT_EQ(ends, 1);
 
   // Resuming a finished run changes nothing.
+  auto before = metrics("halted");
   ASSERT_EQ(lockstep("train gpt.toml --set run.name=halted --resume").code, 0);
+  auto after = metrics("halted");
   EXPECT_EQ(hash("halted"), hash("straight"));
+  EXPECT_EQ(after.size(), before.size());
+  EXPECT_GT(double(after.back()["seconds"]), 0.5 * double(before.back()["seconds"])) << "time of earlier starts counts";
 }
 
 TEST_F(Run, ResumeWithoutACheckpointStartsAtZeroAndSaysSo) {
