@@ -386,7 +386,12 @@ class Trainer {
   }
 
   void write_timeline() const {
-    if (!timeline_.empty()) write_file(fmt::format("{}/trace/rank{}.json", folder_, session_.rank()), timeline_.json());
+    if (timeline_.empty()) return;
+    try {
+      write_file(fmt::format("{}/trace/rank{}.json", folder_, session_.rank()), timeline_.json());
+    } catch (const Error& error) {  // a picture is not worth the end of a run
+      session_.log(error.what());
+    }
   }
 
   void finish() {
