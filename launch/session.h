@@ -60,7 +60,7 @@ class Session {
 
 /// main() of a program that trains: starts a session, runs `body` and returns the exit code of the process. An exception becomes
 /// one message on standard error, from one rank, and ends all ranks with its exit code. Flags understood: --device, --threads.
-int run(int argc, char** argv, const std::function<void(Session&)>& body);
+int run(int argc, char** argv, const std::function<void(Session&)>& body, SessionOptions options = {});
 
 /// True in the process that its launcher calls the first one; before MPI starts.
 bool first_process();
