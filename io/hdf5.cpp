@@ -249,6 +249,12 @@ std::string version() {
   return fmt::format("{}.{}.{}", major, minor, release);
 }
 
+void forgo_free_lists() {
+  Lock lock;
+  H5garbage_collect();
+  H5set_free_list_limits(0, 0, 0, 0, 0, 0);
+}
+
 // ---- one dataset
 
 Data::Data(Handle handle, std::string file, Info info)

@@ -126,6 +126,10 @@ class File {
 /// "1.10.8": of the library that runs.
 std::string version();
 
+/// Makes the library give memory back at once instead of keeping it for itself, so that reading beyond a block is seen by the
+/// system (or a sanitizer) and not hidden by an older, larger block. For a process that only checks files.
+void forgo_free_lists();
+
 /// Held while a call runs; for code that forks.
 class Lock {
  public:

@@ -69,6 +69,7 @@ rlim_t address_space() {
   setrlimit(RLIMIT_CORE, &no_core);
   std::string message = "+";
   try {
+    hdf5::forgo_free_lists();
     read_through(path);
   } catch (const std::bad_alloc&) {
     message = path + ": the file is damaged: reading it needs more memory than it can hold";
@@ -127,7 +128,9 @@ void validate_one(const std::string& path) {
   if (!message.empty()) throw Error(message, Exit::bad_data);
   require(Exit::bad_data, in_time, "{}: the file is damaged, or its file system does not answer: reading it took more than {} s",
           path, wall_seconds);
-  const bool slow = WIFSIGNALED(status) && (WTERMSIG(status) == SIGXCPU || WTERMSIG(status) == SIGKILL);
+  require(Exit::bad_data, WIFSIGNALED(status), "{}: the file is damaged: reading it ended the child process with {}", path,
+          WEXITSTATUS(status));
+  const bool slow = WTERMSIG(status) == SIGXCPU || WTERMSIG(status) == SIGKILL;
   throw Error(path + ": the file is damaged: the HDF5 library " +
                   (slow ? std::string("found no end in it") : "crashed on it (" + std::string(strsignal(WTERMSIG(status))) + ")"),
               Exit::bad_data);
