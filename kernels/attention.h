@@ -16,7 +16,8 @@ struct AttentionShape {
 };
 
 /// y (batch, length, heads, size) = softmax(q kᵀ * scale [masked]) v, in tiles: no length x length matrix is stored
-/// (Dao et al. 2022). log_sum (f32, batch x heads x length) is kept for backward.
+/// (Dao et al. 2022). Heads have any size on the CPU, up to 512 numbers on a GPU. log_sum (f32, batch x heads x length) is kept
+/// for backward.
 void attention(const Queue&, const AttentionShape&, View y, View log_sum, View qkv, RandomKey key);
 /// dqkv = gradient, overwritten (packed as qkv). `scratch` holds attention_scratch() bytes.
 void attention_backward(const Queue&, const AttentionShape&, View dqkv, View dy, View y, View log_sum, View qkv, RandomKey key,
