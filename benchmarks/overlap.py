@@ -5,7 +5,7 @@ Trains the same configuration three ways in turn, round after round: overlapped,
 communication stubbed. From the medians of step times:
     cost          = overlapped / stubbed                              what communication adds to a step
     hidden share  = (blocking - overlapped) / (blocking - stubbed)    by step times
-    logged share  = hidden / (hidden + exposed)                       by the run's own log
+    logged share  = hidden / (hidden + worked + exposed)              by the table at the end of the run's log
 The last two are to agree. Usage:
     benchmarks/overlap.py [--program build/cpu/lockstep] [--ranks 2] [--rounds 7] [--steps 40] CONFIG.toml [--set key=value ...]
 """
@@ -29,7 +29,7 @@ WAYS = {
 
 
 def run(arguments, way, folder):
-    """Step times, hidden and exposed communication (ms) of one run, without its first steps."""
+    """Step times (ms) of one run without its first steps, and its mean hidden, worked and exposed communication (ms)."""
     name = f"{way}-{time.monotonic_ns()}"
     command = ["mpirun", "-n", str(arguments.ranks), arguments.program, "train", arguments.config,
                "--set", f"run.folder={folder}", "--set", f"run.name={name}", "--set", f"train.steps={arguments.steps}",
@@ -43,7 +43,8 @@ def run(arguments, way, folder):
         sys.exit(f"{' '.join(command + WAYS[way])}\nended with {done.returncode}:\n{done.stderr[-2000:]}")
     lines = [json.loads(line) for line in open(pathlib.Path(folder) / name / "metrics.jsonl")]
     steps = [line for line in lines if "step_ms" in line][5:]
-    return {key: [line[key] for line in steps] for key in ("step_ms", "comm/hidden_ms", "comm/exposed_ms")}
+    table = [line.split() for line in done.stdout.splitlines() if line.split()[:1] == ["all"]]
+    return [line["step_ms"] for line in steps], [float(word) for word in table[0][3:6]] if table else None
 
 
 def main():
@@ -57,20 +58,20 @@ def main():
     arguments = parser.parse_args()
 
     medians = {way: [] for way in WAYS}
-    hidden, exposed = 0.0, 0.0
+    logged = []
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(arguments.rounds):
             for way in WAYS:
-                times = run(arguments, way, folder)
-                medians[way].append(statistics.median(times["step_ms"]))
+                times, parts = run(arguments, way, folder)
+                medians[way].append(statistics.median(times))
                 if way == "overlapped":
-                    hidden += sum(times["comm/hidden_ms"])
-                    exposed += sum(times["comm/exposed_ms"])
+                    logged.append(parts)
 
     def paired(a, b):
         ratios = sorted(x / y for x, y in zip(medians[a], medians[b]))
         return statistics.median(ratios), ratios[0], ratios[-1]
 
+    hidden, worked, exposed = (statistics.median(parts[i] for parts in logged) for i in range(3))
     best = {way: statistics.median(times) for way, times in medians.items()}
     cost, cost_low, cost_high = paired("overlapped", "stubbed")
     spent = best["blocking"] - best["stubbed"]
@@ -79,7 +80,8 @@ def main():
         **{way: round(value, 3) for way, value in best.items()},
         "cost": round(cost, 4), "cost_low": round(cost_low, 4), "cost_high": round(cost_high, 4),
         "hidden_share_by_steps": round((best["blocking"] - best["overlapped"]) / spent, 3) if spent > 0 else None,
-        "hidden_share_by_log": round(hidden / (hidden + exposed), 3) if hidden + exposed > 0 else None,
+        "hidden_share_by_log": round(hidden / (hidden + worked + exposed), 3) if hidden + worked + exposed > 0 else None,
+        "hidden_ms": hidden, "worked_ms": worked, "exposed_ms": exposed,
         "command": " ".join(sys.argv),
         "commit": subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip(),
         "date": time.strftime("%Y-%m-%d"),
