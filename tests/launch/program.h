@@ -22,6 +22,9 @@ struct Ran {
   bool says(const std::string& words) const { return text.find(words) != std::string::npos; }
 };
 
+/// The built program for a shell, also inside single quotes; its path may hold spaces.
+inline const std::string program = "\"" LOCKSTEP_PROGRAM "\"";
+
 /// Runs the built program in a folder of its own, alone and under mpirun.
 class ProgramTest : public testing::Test {
  protected:
@@ -43,9 +46,9 @@ class ProgramTest : public testing::Test {
     ran.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
     return ran;
   }
-  Ran lockstep(const std::string& arguments) const { return shell("timeout 120 " LOCKSTEP_PROGRAM " " + arguments); }
+  Ran lockstep(const std::string& arguments) const { return shell("timeout 120 " + program + " " + arguments); }
   Ran ranks(int n, const std::string& arguments) const {
-    return shell("timeout 120 mpirun -n " + std::to_string(n) + " " LOCKSTEP_PROGRAM " " + arguments);
+    return shell("timeout 120 mpirun -n " + std::to_string(n) + " " + program + " " + arguments);
   }
 
   std::string path(const std::string& name) const { return folder_ + "/" + name; }

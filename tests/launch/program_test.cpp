@@ -131,7 +131,7 @@ TEST_F(BadInput, RankCountThatExactCannotServe) {
 }
 
 TEST_F(BadInput, SeveralSlurmTasksWithoutMpi) {
-  Ran ran = shell("SLURM_NTASKS=4 SLURM_PROCID=0 timeout 60 " LOCKSTEP_PROGRAM " train mlp.toml");
+  Ran ran = shell("SLURM_NTASKS=4 SLURM_PROCID=0 timeout 60 " + program + " train mlp.toml");
   EXPECT_EQ(ran.code, 64) << ran.text;
   EXPECT_TRUE(ran.says("4 tasks")) << ran.text;
 }
@@ -145,8 +145,8 @@ TEST_F(BadInput, LossThatBlowsUp) {
 
 /// Two ranks that are told different things.
 std::string two_lines(const std::string& first, const std::string& second) {
-  const std::string program = " -n 1 " LOCKSTEP_PROGRAM " train ";
-  return "timeout 60 mpirun" + program + first + " :" + program + second;
+  const std::string rank = " -n 1 " + program + " train ";
+  return "timeout 60 mpirun" + rank + first + " :" + rank + second;
 }
 
 TEST_F(BadInput, RanksWithDifferentModelsAreNamed) {

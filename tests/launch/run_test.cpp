@@ -217,9 +217,8 @@ TEST_F(Run, FullDiskEndsWith74AndLeavesTheOldCheckpoint) {
   auto bytes = std::filesystem::file_size(path("runs/once/checkpoints/step_12/checkpoint.h5"));
   // Room for one checkpoint and a half; a second one does not fit beside the first.
   std::string script = "mkdir -p small && mount -t tmpfs -o size=" + std::to_string(bytes * 3 / 2 + 65536) +
-                       " none small && { timeout 60 " LOCKSTEP_PROGRAM
-                       " train gpt.toml --set run.folder=small; echo code $?; " LOCKSTEP_PROGRAM
-                       " checkpoint verify small/gpt; echo verified $?; }";
+                       " none small && { timeout 60 " + program + " train gpt.toml --set run.folder=small; echo code $?; " +
+                       program + " checkpoint verify small/gpt; echo verified $?; }";
   Ran ran = shell("unshare --map-root-user --mount sh -c '" + script + "'");
   if (!ran.says("code ")) GTEST_SKIP() << "no file system of one's own here: " << ran.text;
   EXPECT_TRUE(ran.says("code 74")) << ran.text;
@@ -231,7 +230,7 @@ TEST_F(Run, FullDiskEndsWith74AndLeavesTheOldCheckpoint) {
 TEST_F(Run, TerminalShowsOneStatusLineUnlessNoColorIsSet) {
   make_table();
   write("mlp.toml", mlp_toml);
-  std::string train = LOCKSTEP_PROGRAM " train mlp.toml";
+  std::string train = program + " train mlp.toml";
   Ran ran = shell("TERM=xterm script -qec '" + train + "' /dev/null");
   if (ran.code == 127) GTEST_SKIP() << "no script(1)";
   EXPECT_TRUE(ran.says("\x1b[K")) << ran.text;
