@@ -35,8 +35,7 @@ Evaluation evaluate(const Session& session, const nn::Model& model, const io::Da
     if (classifies) sums.correct = double(ops::count_correct(tape, predicted, batch->targets));
     mine.push_back(sums);
   }
-  std::string bytes(mine.size() * sizeof(Sums), '\0');
-  std::memcpy(bytes.data(), mine.data(), bytes.size());
+  std::string bytes(reinterpret_cast<const char*>(mine.data()), mine.size() * sizeof(Sums));
   Sums all;
   for (const std::string& part : session.group().gather(bytes))
     for (std::size_t at = 0; at < part.size(); at += sizeof(Sums)) {

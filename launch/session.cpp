@@ -143,7 +143,7 @@ Session::Session(SessionOptions options) : parts_(std::make_unique<Parts>()) {
 
 Session::~Session() {
   handle_signals(SIG_DFL);
-  if (std::uncaught_exceptions() > parts_->exceptions) {  // the others may be elsewhere: nothing collective any more
+  if (parts_->started_mpi && std::uncaught_exceptions() > parts_->exceptions) {  // the others may be elsewhere: nothing collective
     (void)parts_->communicator.release();
     (void)parts_->group.release();
     (void)parts_->device.release();
