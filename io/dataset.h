@@ -27,6 +27,14 @@ struct DatasetInfo {
   std::string text = {};                      ///< one line: "60000 images 28 x 28 x 1, 10 classes, fashion.h5:/train/images"
 };
 
+/// Neighbouring rows of a dataset that are stored in chunks of one size: chunk k of the run is rows [first + k * chunk,
+/// first + (k + 1) * chunk), the last one shorter where `chunk` does not divide `rows`.
+struct ChunkRun {
+  std::int64_t first = 0, rows = 0;
+  std::int64_t chunk = 1;      ///< rows of one chunk
+  std::int64_t row_bytes = 1;  ///< of one row as it is kept in memory once its chunk is decoded
+};
+
 /// Rows that can be read in any order.
 class Dataset {
  public:
@@ -36,6 +44,10 @@ class Dataset {
   /// Writes row rows[i] to place i of `inputs` (tokens: i32; else f32 or bf16, normalised) and `targets` (info().target_dtype),
   /// which are host memory. May be called from several threads. Throws Error (bad_data, io) naming the file and the dataset.
   virtual void read(std::span<const std::int64_t> rows, View inputs, View targets) const = 0;
+  /// How the rows are stored, for an order that reads each chunk once an epoch: runs that follow one another and cover all rows.
+  /// Empty: any row costs the same (data held in memory). Storage without chunks gives blocks worth one read. A chunk that is cut
+  /// by the first or last row of the dataset is a run of its own. The same on every rank.
+  virtual std::vector<ChunkRun> chunks() const { return {}; }
 
  protected:
   DatasetInfo info_;
