@@ -75,6 +75,8 @@ class Data {
   void write(Element, std::int64_t first, std::int64_t count, const void* from);
   /// Where a contiguous dataset's bytes lie in the file.
   std::int64_t offset() const;
+  /// Where its object header lies, counted from the end of a user block.
+  std::int64_t header() const;
 
  private:
   Handle handle_;
@@ -86,6 +88,14 @@ struct CreateOptions {
   Shape chunk = {};       ///< empty: contiguous
   bool checksum = false;  ///< Fletcher32 on every chunk
   bool reserve = false;   ///< contiguous: take the space now and write no fill values, so that offset() is known
+};
+
+/// A part of a virtual dataset: its elements [begin, begin + count(shape)), counted in row-major order, are the dataset of the
+/// same name in another file, whose path is relative to the folder of the file that shows them.
+struct Source {
+  std::string file;
+  Shape shape;
+  std::int64_t begin = 0;
 };
 
 class File {
@@ -107,6 +117,8 @@ class File {
   Data dataset(const std::string& name) const;
 
   Data create_dataset(const std::string& name, Element, const Shape&, const CreateOptions& = {});
+  /// A dataset whose values lie in other files; what is missing there reads as `fill`.
+  void create_virtual(const std::string& name, Element, const Shape&, const std::vector<Source>&, double fill);
 
   /// Attributes of a group or dataset ("" or "/": the root). Absent or of another class: none.
   std::optional<std::vector<double>> numbers(const std::string& object, const std::string& attribute) const;
