@@ -298,11 +298,22 @@ void Data::write(Element element, std::int64_t first, std::int64_t count, const 
     unwritten(file_, fmt::format("writing rows {} to {} of '{}'", first, first + count - 1, info_.name));
 }
 
+void Data::fail_reading(const std::string& what) const {
+  damaged(file_, what);
+}
+
 std::int64_t Data::offset() const {
   Lock lock;
   haddr_t address = H5Dget_offset(handle_.id());
   require(Exit::io, address != HADDR_UNDEF, "{}: '{}' has no place in the file", file_, info_.name);
   return std::int64_t(address);
+}
+
+std::int64_t Data::header() const {
+  Lock lock;
+  H5O_info_t object{};
+  if (H5Oget_info(handle_.id(), &object) < 0) damaged(file_, "finding the header of '" + info_.name + "'");
+  return std::int64_t(object.addr);
 }
 
 // ---- a file

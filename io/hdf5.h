@@ -1,6 +1,8 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <utility>
@@ -8,7 +10,7 @@
 
 #include "core/tensor.h"
 
-/// HDF5 files for the rest of io, behind the C library, which is included by io/hdf5.cpp alone.
+/// HDF5 files for the rest of io, behind the C library, which is included by io/hdf5*.cpp alone.
 ///
 /// The library is not thread-safe as distributions package it: every call below takes one lock for the whole process (the
 /// loader's thread reads training rows while the main thread evaluates or saves). Failures become an Error with the file's name
@@ -38,6 +40,28 @@ struct Info {
   bool numeric() const { return type == Class::integer || type == Class::real; }
   /// "train/images (60000, 28, 28) u8"
   std::string text() const;
+};
+
+/// One filter of a dataset's chunks.
+struct Filter {
+  int id = 0;
+  std::vector<unsigned> values = {};
+};
+/// A kind of number that needs no library to be understood: integers of 8 to 64 bits, IEEE reals of 16, 32 and 64.
+struct Number {
+  Class type = Class::other;
+  int bytes = 0;
+  bool is_signed = true, big_endian = false;
+};
+/// Where the values of a dataset lie.
+struct Layout {
+  /// library: bytes that only the library finds or understands (compact, external, virtual, filters and types of its own).
+  enum class Kind : std::uint8_t { library, contiguous, chunked } kind = Kind::library;
+  Number number = {};
+  std::int64_t offset = 0;            ///< contiguous: of the first value, from the beginning of the file
+  Shape chunk = {};                   ///< chunked, as are the next two
+  std::vector<Filter> filters = {};   ///< in the order of writing
+  std::vector<std::byte> fill = {};   ///< one value, as in the file, of chunks that were never written
 };
 
 /// An identifier of the library, closed when it goes.
@@ -75,10 +99,23 @@ class Data {
   void write(Element, std::int64_t first, std::int64_t count, const void* from);
   /// Where a contiguous dataset's bytes lie in the file.
   std::int64_t offset() const;
+  /// Where and how its bytes lie, for reading without the library.
+  Layout layout() const;
+  /// The bytes of one chunk as they are stored, and the mask of filters that were not used on it; `at` is its place in the grid of
+  /// chunks. None: never written.
+  struct RawChunk {
+    std::byte* data = nullptr;  ///< in `buffer(bytes)`
+    std::size_t bytes = 0;
+    std::uint32_t mask = 0;
+  };
+  RawChunk read_chunk(const Layout&, const Shape& at, const std::function<std::byte*(std::size_t)>& buffer) const;
+  /// A descriptor of its own of the file that the dataset lies in, which may be another one (external links). To be closed.
+  int descriptor() const;
   /// Where its object header lies, counted from the end of a user block.
   std::int64_t header() const;
 
  private:
+  [[noreturn]] void fail_reading(const std::string& what) const;
   Handle handle_;
   std::string file_;
   Info info_;

@@ -1,0 +1,51 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "io/hdf5.h"
+
+namespace lockstep::io {
+
+/// A file's bytes by place, every length and offset checked against its size.
+class FileBytes {
+ public:
+  /// Throws (bad_data) when it cannot be read.
+  explicit FileBytes(std::string path);
+  ~FileBytes();
+  FileBytes(const FileBytes&) = delete;
+  FileBytes& operator=(const FileBytes&) = delete;
+
+  /// Exactly [offset, offset + bytes); a place beyond the end is bad_data that names `what`.
+  void read(std::uint64_t offset, void* out, std::size_t bytes, const char* what) const;
+  std::uint64_t size() const { return size_; }
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+  int descriptor_;
+  std::uint64_t size_;
+};
+
+/// A piece of a dataset in its file: a chunk as it is stored (filtered), or some rows of contiguous data.
+struct Place {
+  std::uint64_t offset = 0;
+  std::uint32_t bytes = 0;  ///< 0: not stored, reads as the fill value
+  std::uint32_t filter_mask = 0;
+};
+/// The pieces of one dataset. Chunks are counted over the grid of chunks, the last axis fastest.
+struct Places {
+  Shape chunk = {};        ///< empty: contiguous
+  std::int64_t block = 0;  ///< contiguous: bytes of a piece (whole rows, about 64 KiB; the last one may be shorter)
+  std::vector<Place> pieces = {};
+};
+
+/// Finds all chunks of a dataset by reading the file's own index (a version 1 B-tree, which HDF5 makes unless told otherwise);
+/// the library of 1.10 needs time in proportion to the number of chunks for each chunk that it is asked about. Cost: a read for
+/// each 32 to 64 chunks. Compact data has no pieces. Throws (bad_data) for damage, and for what it does not know: newer chunk
+/// indexes (libver = "latest"), virtual and external storage. From the HDF5 File Format Specification, version 3.0, II and III.
+Places find_places(const FileBytes&, const hdf5::Data&);
+
+}  // namespace lockstep::io
