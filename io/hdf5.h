@@ -141,6 +141,10 @@ class File {
   static File open(const std::string& path);
   /// A new file, replacing one that is there.
   static File create(const std::string& path);
+  /// A new file in memory; image() are its bytes.
+  static File create_in_memory();
+  /// The bytes of the whole file as it is now.
+  std::string image() const;
   /// Writes out and closes; without it the destructor closes and says nothing.
   void close();
   const std::string& path() const { return path_; }

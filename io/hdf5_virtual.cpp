@@ -1,4 +1,4 @@
-// Virtual datasets: whole tensors whose values lie in the files of several ranks.
+// Files in memory, and virtual datasets: whole tensors whose values lie in the files of several ranks.
 
 #define H5_USE_110_API
 #include <hdf5.h>
@@ -57,6 +57,25 @@ bool select(hid_t space, const Shape& shape, Sizes& at, std::int64_t begin, std:
 }
 
 }  // namespace
+
+File File::create_in_memory() {
+  Lock lock;
+  Id access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
+  H5Pset_fapl_core(access.id, 1 << 16, false);
+  Handle file(H5Fcreate("in memory", H5F_ACC_TRUNC, H5P_DEFAULT, access.id), [](std::int64_t id) { return int(H5Fclose(id)); });
+  require(Exit::io, bool(file), "a file in memory could not be made");
+  return File(std::move(file), "a file in memory");
+}
+
+std::string File::image() const {
+  Lock lock;
+  bool ok = H5Fflush(handle_.id(), H5F_SCOPE_GLOBAL) >= 0;
+  const ssize_t size = ok ? H5Fget_file_image(handle_.id(), nullptr, 0) : -1;
+  std::string bytes(std::size_t(std::max<ssize_t>(size, 0)), '\0');
+  ok = size > 0 && H5Fget_file_image(handle_.id(), bytes.data(), bytes.size()) == size;
+  require(Exit::io, ok, "{}: its bytes could not be had", path_);
+  return bytes;
+}
 
 void File::create_virtual(const std::string& name, Element element, const Shape& shape, const std::vector<Source>& sources,
                           double fill) {
