@@ -63,7 +63,7 @@ def build(given):
         subprocess.run(["cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", "-DLOCKSTEP_CUDA=OFF",
                         "-DLOCKSTEP_BENCHMARKS=ON"], check=True, stdout=subprocess.DEVNULL)
     if not given:
-        subprocess.run(["cmake", "--build", folder, "--target", "launch_training", "kernels_ceilings"], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(["cmake", "--build", folder, "--target", "launch_training", "core_kernels"], check=True, stdout=subprocess.DEVNULL)
     return folder / "benchmarks"
 
 
@@ -262,7 +262,7 @@ def main():
                 if arguments.check:
                     contest.end()
                     continue
-                peaks = json.loads(subprocess.run([programs / "kernels_ceilings", "--peaks"], env=dict(os.environ, OMP_NUM_THREADS="2"),
+                peaks = json.loads(subprocess.run([programs / "core_kernels", "--peaks"], env=dict(os.environ, OMP_NUM_THREADS="2"),
                                                   capture_output=True, text=True, check=True).stdout)
                 seconds, last = contest.rounds(arguments.rounds)
                 contest.end()

@@ -1,8 +1,8 @@
 // How near does each CPU kernel come to what these cores can do? One JSON list: for each kernel its rate and its share of the
 // bandwidth of a plain copy, or of the rate of a large f32 product, measured around it in the same run.
 //
-//     OMP_NUM_THREADS=2 kernels_ceilings            the table
-//     OMP_NUM_THREADS=2 kernels_ceilings --peaks    the two ceilings alone, as one object
+//     OMP_NUM_THREADS=2 core_kernels            the table
+//     OMP_NUM_THREADS=2 core_kernels --peaks    the two ceilings alone, as one object
 
 #include <omp.h>
 
@@ -159,10 +159,12 @@ struct Bench {
                           " heads of " + std::to_string(s.size);
       int64_t n = s.batch * s.length * s.width();
       View qkv = floats(3 * n), y = floats(n), sums = floats(s.batch * s.heads * s.length), dqkv = floats(3 * n), dy = floats(n);
+      View scratch = floats(std::int64_t(attention_scratch(s)) / 4);
+      scratch = {scratch.data, scratch.size * 4, DType::u8};
       auto held = keep;
       double gflop = 2e-9 * double(s.batch * s.heads * s.length * s.length * s.size);  // two products, half of them masked
       row("attention forward", shape, gflop, 0, [&] { attention(q, s, y, sums, qkv, {}); });
-      row("attention backward", shape, 2.5 * gflop, 0, [&] { attention_backward(q, s, dqkv, dy, y, sums, qkv, {}, {}); });
+      row("attention backward", shape, 2.5 * gflop, 0, [&] { attention_backward(q, s, dqkv, dy, y, sums, qkv, {}, scratch); });
     }
   }
 
