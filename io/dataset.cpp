@@ -89,7 +89,7 @@ std::vector<Plan> find_plans(const DatasetOptions& options, Sources& sources) {
 }  // namespace
 
 Datasets open_dataset(const DatasetOptions& options, Group& group) {
-  Sources sources;
+  Sources sources(std::max<std::size_t>(options.memory_limit, 64 << 20));
   const auto found = agree_on(group, [&] {
     auto list = nlohmann::json::array();
     for (const auto& plan : find_plans(options, sources)) list.push_back(plan.to_json());

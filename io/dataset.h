@@ -8,6 +8,7 @@
 
 #include "core/group.h"
 #include "core/tensor.h"
+#include "kernels/base/random.h"
 
 namespace lockstep::io {
 
@@ -43,7 +44,11 @@ class Dataset {
   std::int64_t rows() const { return info_.rows; }
   /// Writes row rows[i] to place i of `inputs` (tokens: i32; else f32 or bf16, normalised) and `targets` (info().target_dtype),
   /// which are host memory. May be called from several threads. Throws Error (bad_data, io) naming the file and the dataset.
-  virtual void read(std::span<const std::int64_t> rows, View inputs, View targets) const = 0;
+  /// With `draws` (its site is not used) images are cropped and mirrored as the configuration asks, place i of the lane by
+  /// element i.
+  virtual void read(std::span<const std::int64_t> rows, View inputs, View targets, const RandomKey* draws = nullptr) const = 0;
+  /// These rows will be read soon: what takes long is begun meanwhile. Returns at once and never fails.
+  virtual void expect(std::span<const std::int64_t> rows) const { (void)rows; }
   /// How the rows are stored, for an order that reads each chunk once an epoch: runs that follow one another and cover all rows.
   /// Empty: any row costs the same (data held in memory). Storage without chunks gives blocks worth one read. A chunk that is cut
   /// by the first or last row of the dataset is a run of its own. The same on every rank.
@@ -60,11 +65,13 @@ struct DatasetOptions {
   /// "": the file's own validation part if it has one; "none"; a fraction ("0.1"); a group or dataset of the file ("test",
   /// "val/images"); or another file.
   std::string validation = {};
-  DataKind kind = DataKind::automatic;           ///< automatic: one axis of integers is tokens, two axes a table, more are images
-  std::int64_t length = 0;                       ///< tokens of a row; needed for token streams
-  std::int64_t classes = 0;                      ///< 0: the file's attribute, or the largest label + 1. Tokens: vocabulary
-  bool regression = false;                       ///< targets are values even where they could be classes
-  bool channels_first = false;                   ///< images are (rows, channels, height, width)
+  DataKind kind = DataKind::automatic;  ///< automatic: one axis of integers is tokens, two axes a table, more are images
+  std::int64_t length = 0;              ///< tokens of a row; needed for token streams
+  std::int64_t classes = 0;             ///< 0: the file's attribute, or the largest label + 1. Tokens: vocabulary
+  bool regression = false;              ///< targets are values even where they could be classes
+  bool channels_first = false;          ///< images are (rows, channels, height, width)
+  std::int64_t crop_padding = 0;        ///< training images: pixels added on each side, of which a random piece is cut out
+  bool flip = false;                    ///< training images: half of them mirrored, left to right
   std::vector<float> mean = {}, deviation = {};  ///< of inputs (u8 images: after division by 255), one or one a channel or
                                                  ///< column; empty: the file's attributes `mean` and `std`, or 0 and 1
   std::size_t memory_limit = 1u << 30;  ///< bytes: datasets up to this size are held in memory, larger ones are read by rows

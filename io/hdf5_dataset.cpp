@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <optional>
 
 #include "io/plan.h"
@@ -17,7 +18,7 @@ constexpr std::uint64_t split_seed = 0x6c6f636b73746570;  // which rows are held
 /// Rows of HDF5 datasets, in memory or read in runs.
 class Hdf5Dataset final : public Dataset {
  public:
-  Hdf5Dataset(const Plan& plan, Sources& sources) : plan_(plan) {
+  Hdf5Dataset(const Plan& plan, Sources& sources) : plan_(plan), engine_(sources.engine()) {
     info_ = plan.info;
     std::int64_t all = 0;
     for (const auto& part : plan.parts) {
@@ -45,13 +46,10 @@ class Hdf5Dataset final : public Dataset {
     describe();
   }
 
-  void read(std::span<const std::int64_t> rows, View inputs, View targets) const override {
+  ~Hdf5Dataset() override { engine_->pool.forget(); }
+
+  void read(std::span<const std::int64_t> rows, View inputs, View targets, const RandomKey* draws) const override {
     // Sorted by place in the file, so that neighbours are read as one run.
-    struct Wanted {
-      int part;
-      std::int64_t unit;  // first row of the file, or first token
-      std::size_t place;
-    };
     std::vector<Wanted> wanted;
     wanted.reserve(rows.size());
     for (std::size_t i = 0; i < rows.size(); ++i) {
@@ -59,27 +57,49 @@ class Hdf5Dataset final : public Dataset {
       auto [part, unit] = locate(rows[i]);
       wanted.push_back({part, unit, i});
     }
-    std::sort(wanted.begin(), wanted.end(),
-              [](auto& a, auto& b) { return a.part != b.part ? a.part < b.part : a.unit < b.unit; });
+    std::ranges::sort(wanted, [](auto& a, auto& b) { return a.part != b.part ? a.part < b.part : a.unit < b.unit; });
 
-    std::vector<std::byte> scratch, target_scratch;
-    const std::int64_t units = plan_.stream ? length() + 1 : 1;  // of the file's first axis, for one row
-    for (std::size_t begin = 0, end; begin < wanted.size(); begin = end) {
-      const Part& part = parts_[std::size_t(wanted[begin].part)];
-      const std::int64_t first = wanted[begin].unit, most = std::max<std::int64_t>(units, run_bytes / part.inputs->row_bytes());
-      std::int64_t last = first + units;
-      for (end = begin + 1; end < wanted.size() && wanted[end].part == wanted[begin].part && wanted[end].unit <= last &&
-                            wanted[end].unit + units - first <= most;
-           ++end)
-        last = wanted[end].unit + units;
-      const auto* data = static_cast<const std::byte*>(part.inputs->get(first, last - first, scratch));
-      for (std::size_t i = begin; i < end; ++i)
-        fill_inputs(inputs, targets, wanted[i].place, data + (wanted[i].unit - first) * part.inputs->row_bytes());
-      if (!part.targets) continue;
-      const auto* labels = static_cast<const std::byte*>(part.targets->get(first, last - first, target_scratch));
-      for (std::size_t i = begin; i < end; ++i)
-        fill_targets(targets, wanted[i].place, labels + (wanted[i].unit - first) * part.targets->row_bytes());
+    // Pieces for one thread each: some hundred kilobytes, and what lies in one band.
+    const Job job{wanted, inputs, targets, augments_ ? draws : nullptr,
+                  plain_ && inputs.dtype == DType::f32 && !(augments_ && draws)};
+    std::vector<std::size_t> pieces = {0};
+    std::int64_t bytes = 0;
+    for (std::size_t i = 1; i < wanted.size(); ++i) {
+      const Rows& from = *parts_[std::size_t(wanted[i].part)].inputs;
+      bytes += units() * from.row_bytes();
+      const bool same_band = !from.direct() && !from.kept() && wanted[i].part == wanted[i - 1].part &&
+                             wanted[i].unit / from.band_rows() == wanted[i - 1].unit / from.band_rows();
+      if (bytes >= piece_bytes && !same_band) pieces.push_back(i), bytes = 0;
     }
+    pieces.push_back(wanted.size());
+    engine_->pool.each(std::int64_t(pieces.size()) - 1,
+                       [&](std::int64_t i) { read_piece(job, pieces[std::size_t(i)], pieces[std::size_t(i) + 1]); });
+  }
+
+  void expect(std::span<const std::int64_t> rows) const override {
+    for (std::int64_t row : rows) {
+      auto [index, unit] = locate(row);
+      const Part& part = parts_[std::size_t(index)];
+      part.inputs->expect(unit, units());
+      if (part.targets) part.targets->expect(unit, 1);
+    }
+  }
+
+  std::vector<ChunkRun> chunks() const override {
+    std::vector<ChunkRun> runs;
+    if (split_) return runs;  // its rows lie anywhere
+    for (const Part& part : parts_) {
+      if (part.inputs->kept() || part.rows == 0) return {};
+      const std::int64_t step = plan_.stream ? length() : 1, row = units() * part.inputs->row_bytes();
+      const std::int64_t stored = part.inputs->direct() ? direct_bytes / part.inputs->row_bytes() : part.inputs->band_rows();
+      const std::int64_t chunk = std::max<std::int64_t>(1, stored / step);
+      std::int64_t done = 0;
+      if (part.begin % stored != 0)  // up to the next chunk
+        done = std::min(part.rows, (stored - part.begin % stored + step - 1) / step),
+        runs.push_back({part.first, done, done, row});
+      if (part.rows > done) runs.push_back({part.first + done, part.rows - done, chunk, row});
+    }
+    return runs;
   }
 
  private:
@@ -88,9 +108,51 @@ class Hdf5Dataset final : public Dataset {
     std::int64_t first = 0, rows = 0;  // among all rows
     std::int64_t begin = 0;            // first token of this dataset's share
   };
-  static constexpr std::int64_t run_bytes = 16 << 20;
+  struct Wanted {
+    int part;
+    std::int64_t unit;  // first row of the file, or first token
+    std::size_t place;
+  };
+  struct Job {
+    std::span<const Wanted> wanted;
+    View inputs, targets;
+    const RandomKey* draws;
+    bool copies;  // inputs are given as they are stored
+  };
+  static constexpr std::int64_t piece_bytes = 256 << 10, direct_bytes = 1 << 20;
 
   std::int64_t length() const { return info_.input[0]; }
+  std::int64_t units() const { return plan_.stream ? length() + 1 : 1; }  // of the file's first axis, for one row
+
+  void read_piece(const Job& job, std::size_t begin, std::size_t stop) const {
+    thread_local Scratch scratch, target_scratch;
+    for (std::size_t end; begin < stop; begin = end) {
+      const auto wanted = job.wanted.subspan(begin, stop - begin);
+      const Part& part = parts_[std::size_t(wanted[0].part)];
+      const std::int64_t row = part.inputs->row_bytes(), most = std::max<std::int64_t>(units(), piece_bytes / row);
+      const std::int64_t first = wanted[0].unit;
+      std::int64_t last = first + units();
+      std::size_t n = 1;
+      auto joins = [&](const Wanted& next) {
+        const bool near = next.part == wanted[0].part && next.unit <= last && next.unit + units() - first <= most;
+        if (!near || part.inputs->direct() || part.inputs->kept()) return near;
+        return (next.unit + units() - 1) / part.inputs->band_rows() == first / part.inputs->band_rows();
+      };
+      auto follows = [&](const Wanted& next) { return !job.copies || next.place == wanted[n - 1].place + 1; };
+      for (; n < wanted.size() && joins(wanted[n]) && follows(wanted[n]); ++n) last = wanted[n].unit + units();
+      end = begin + n;
+      if (job.copies && part.inputs->direct()) {
+        part.inputs->copy(first, last - first, static_cast<std::byte*>(job.inputs.data) + std::int64_t(wanted[0].place) * row);
+      } else {
+        const auto block = part.inputs->get(first, last - first, scratch);
+        for (const auto& w : wanted.first(n)) fill_inputs(job, w.place, block.data + (w.unit - first) * row);
+      }
+      if (!part.targets) continue;
+      const auto block = part.targets->get(first, last - first, target_scratch);
+      for (const auto& w : wanted.first(n))
+        fill_targets(job.targets, w.place, block.data + (w.unit - first) * part.targets->row_bytes());
+    }
+  }
 
   std::pair<int, std::int64_t> locate(std::int64_t row) const {
     if (split_) row = (*split_)(first_ + row);
@@ -117,16 +179,21 @@ class Hdf5Dataset final : public Dataset {
 
   /// The per-channel factors repeated to a block that vectorises; a whole number of channels.
   void prepare_pattern() {
-    std::size_t channels = plan_.scale.size();
-    if (channels == 0) return;
+    const std::size_t channels = plan_.scale.size();
+    if (channels == 0) return;  // tokens
     const std::size_t width = channels >= 64 ? channels : channels * (64 / channels);
     for (std::size_t i = 0; i < width; ++i) {
       scale_.push_back(plan_.scale[i % channels]);
       shift_.push_back(plan_.shift[i % channels]);
     }
+    plain_ = plan_.inputs == Element::f32 && !plan_.channels_first &&
+             std::ranges::all_of(plan_.scale, [](float v) { return v == 1; }) &&
+             std::ranges::all_of(plan_.shift, [](float v) { return v == 0; });
+    augments_ = info_.kind == DataKind::images && (plan_.crop_padding > 0 || plan_.flip);
   }
 
-  void fill_inputs(View inputs, View targets, std::size_t place, const std::byte* data) const {
+  void fill_inputs(const Job& job, std::size_t place, const std::byte* data) const {
+    const View inputs = job.inputs, targets = job.targets;
     if (info_.kind == DataKind::tokens) {
       const std::int64_t n = length();
       auto* in = inputs.as<std::int32_t>() + std::int64_t(place) * n;
@@ -139,8 +206,37 @@ class Hdf5Dataset final : public Dataset {
     }
     const std::int64_t n = count(info_.input);
     visit(plan_.inputs, data, [&](const auto* x) {
-      visit_float(inputs.dtype, [&]<class T>() { normalise(inputs.as<T>() + std::int64_t(place) * n, x, n); });
+      visit_float(inputs.dtype, [&]<class T>() {
+        T* y = inputs.as<T>() + std::int64_t(place) * n;
+        if (job.draws)
+          augment(y, x, *job.draws, place);
+        else
+          normalise(y, x, n);
+      });
     });
+  }
+
+  /// A piece of the padded image, perhaps mirrored; what the padding adds is zero as stored.
+  template <class T, class X>
+  void augment(T* y, const X* x, const RandomKey& draws, std::size_t place) const {
+    const std::int64_t height = info_.input[0], width = info_.input[1], channels = info_.input[2], padding = plan_.crop_padding;
+    const Random4 words = random_words({draws.seed, draws.step, draws.lane, hash_name("crop and flip")}, place);
+    const auto within = std::uint64_t(2 * padding + 1);
+    const std::int64_t down = std::int64_t(words.x % within) - padding, right = std::int64_t(words.y % within) - padding;
+    const bool mirrored = plan_.flip && words.z >> 31;
+    const std::int64_t pixel = plan_.channels_first ? 1 : channels, plane = plan_.channels_first ? height * width : 1;
+    thread_local Scratch scratch;
+    auto* line = reinterpret_cast<X*>(scratch.need(std::size_t(width * channels) * sizeof(X)));
+    for (std::int64_t i = 0; i < height; ++i, y += width * channels) {
+      const bool inside = i + down >= 0 && i + down < height;
+      const X* from = x + (i + down) * width * pixel;
+      for (std::int64_t j = 0; j < width; ++j) {
+        const std::int64_t k = (mirrored ? width - 1 - j : j) + right;
+        const bool there = inside && k >= 0 && k < width;
+        for (std::int64_t c = 0; c < channels; ++c) line[j * channels + c] = there ? from[k * pixel + c * plane] : X(0);
+      }
+      scale_line(y, line, width * channels);
+    }
   }
 
   template <class T, class X>
@@ -154,6 +250,16 @@ class Hdf5Dataset final : public Dataset {
           y[i * channels + c] = T(float(x[c * pixels + i]) * scale[each ? c : 0] + shift[each ? c : 0]);
       return;
     }
+    if (plain_ && std::is_same_v<T, X>)
+      std::memcpy(static_cast<void*>(y), x, std::size_t(n) * sizeof(T));
+    else
+      scale_line(y, x, n);
+  }
+
+  /// Values of whole pixels or rows.
+  template <class T, class X>
+  void scale_line(T* y, const X* x, std::int64_t n) const {
+    const float *scale = scale_.data(), *shift = shift_.data();
     const std::int64_t width = std::int64_t(scale_.size());
     for (std::int64_t begin = 0; begin < n; begin += width) {
       const std::int64_t m = std::min(width, n - begin);
@@ -173,10 +279,12 @@ class Hdf5Dataset final : public Dataset {
   }
 
   Plan plan_;
+  std::shared_ptr<Engine> engine_;
   std::vector<Part> parts_;
   std::optional<Permutation> split_;
   std::int64_t first_ = 0;
   std::vector<float> scale_, shift_;
+  bool augments_ = false, plain_ = false;
 };
 
 }  // namespace
@@ -193,7 +301,8 @@ std::shared_ptr<const hdf5::File> Sources::file(const std::string& path) {
 
 std::shared_ptr<const Rows> Sources::rows(const std::string& path, const std::string& name, Element element, bool hold) {
   auto& rows = rows_[path + ":/" + name];
-  if (!rows) rows = std::make_shared<Rows>(file(path), name, element, hold);
+  if (!rows) rows = std::make_shared<Rows>(file(path), name, element, engine_);
+  if (hold) rows->keep();
   return rows;
 }
 

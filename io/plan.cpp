@@ -19,7 +19,7 @@ Json Plan::to_json() const {
   j["classes"] = info.classes, j["class_names"] = info.class_names;
   j["inputs"] = int(inputs), j["targets"] = int(targets), j["hold"] = hold, j["hold_targets"] = hold_targets;
   j["stream"] = stream, j["channels_first"] = channels_first, j["from"] = from, j["to"] = to;
-  j["scale"] = scale, j["shift"] = shift;
+  j["scale"] = scale, j["shift"] = shift, j["crop_padding"] = crop_padding, j["flip"] = flip;
   return j;
 }
 
@@ -31,7 +31,7 @@ Plan Plan::from_json(const Json& j) {
   p.info.class_names = j["class_names"].get<std::vector<std::string>>();
   p.inputs = Element(j["inputs"].get<int>()), p.targets = Element(j["targets"].get<int>());
   p.hold = j["hold"], p.hold_targets = j["hold_targets"], p.stream = j["stream"], p.channels_first = j["channels_first"];
-  p.from = j["from"], p.to = j["to"];
+  p.from = j["from"], p.to = j["to"], p.crop_padding = j["crop_padding"], p.flip = j["flip"];
   p.scale = j["scale"].get<std::vector<float>>(), p.shift = j["shift"].get<std::vector<float>>();
   return p;
 }
@@ -215,6 +215,10 @@ Plan make_plan(const DatasetOptions& options, const std::vector<Plan::Part>& par
     if (&part == &parts[0]) set_classes(plan, *file, part.names, options);
   }
   plan.hold = bytes <= std::int64_t(options.memory_limit);
+  plan.crop_padding = options.crop_padding, plan.flip = options.flip;
+  require(Exit::usage, info.kind == DataKind::images || (plan.crop_padding == 0 && !plan.flip),
+          "{}: data.crop_padding and data.flip are for images, not {}", parts[0].file, name_of(info.kind));
+  require(Exit::usage, plan.crop_padding >= 0, "data.crop_padding = {} is negative", plan.crop_padding);
   if (training) {
     const auto& model = training->info;
     require(Exit::bad_data,

@@ -27,6 +27,8 @@ struct Plan {
   bool hold = true, hold_targets = true;                                    ///< small enough to be read into memory
   bool stream = false;  ///< tokens along one axis, cut into windows; otherwise the first axis is rows
   bool channels_first = false;
+  std::int64_t crop_padding = 0;  ///< training only, as is the next
+  bool flip = false;
   /// This plan's share of the rows, [from, to): of each part's tokens in their order, or of all rows in an order drawn once and
   /// for all, since files are often sorted by class.
   double from = 0, to = 1;
@@ -39,12 +41,15 @@ struct Plan {
 /// Open datasets, shared by a training and a validation part of the same file.
 class Sources {
  public:
+  explicit Sources(std::size_t cache_bytes) : engine_(std::make_shared<Engine>(cache_bytes)) {}
+  const std::shared_ptr<Engine>& engine() const { return engine_; }
   std::shared_ptr<const hdf5::File> file(const std::string& path);
   std::shared_ptr<const Rows> rows(const std::string& path, const std::string& name, hdf5::Element, bool hold);
 
  private:
+  std::shared_ptr<Engine> engine_;
   std::map<std::string, std::shared_ptr<const hdf5::File>> files_;
-  std::map<std::string, std::shared_ptr<const Rows>> rows_;
+  std::map<std::string, std::shared_ptr<Rows>> rows_;
 };
 
 /// A plan for rank 0's eyes; `training`, when given, is the plan whose normalisation and classes a validation part shares.

@@ -1,28 +1,246 @@
 #include "io/rows.h"
 
 #include <fmt/format.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
 
 namespace lockstep::io {
+namespace {
 
-Rows::Rows(std::shared_ptr<const hdf5::File> file, const std::string& name, hdf5::Element element, bool hold)
-    : file_(std::move(file)),
-      data_(file_->dataset(name)),
-      element_(element),
-      count_(data_.rows()),
-      width_(data_.width()),
-      where_(file_->path() + ":/" + data_.info().name) {
-  if (!hold) return;
-  held_.resize(std::size_t(count_ * row_bytes()));
-  const std::int64_t run = std::max<std::int64_t>(1, (std::int64_t(64) << 20) / std::max<std::int64_t>(1, row_bytes()));
-  for (std::int64_t first = 0; first < count_; first += run)
-    data_.read(element_, first, std::min(run, count_ - first), held_.data() + first * row_bytes());
+using Kind = hdf5::Layout::Kind;
+
+constexpr std::int64_t block_bytes = 256 << 10;            // of what has no chunks: a read that is worth its call
+constexpr std::int64_t most_band = std::int64_t(1) << 30;  // larger ones are left to the library, a part at a time
+enum State : std::uint8_t { absent, filling, there };
+
+std::uint64_t next_id() {
+  static std::atomic<std::uint64_t> last = 0;
+  return ++last;
 }
 
-const void* Rows::get(std::int64_t first, std::int64_t count, std::vector<std::byte>& scratch) const {
-  if (!held_.empty()) return held_.data() + first * row_bytes();
-  scratch.resize(std::size_t(count * row_bytes()));
-  data_.read(element_, first, count, scratch.data());
-  return scratch.data();
+/// Memory that costs nothing until it is touched.
+Memory untouched_memory(std::size_t bytes) {
+  void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  require(Exit::io, at != MAP_FAILED, "out of host memory: {} MiB for a dataset", bytes >> 20);
+  madvise(at, bytes, MADV_HUGEPAGE);
+  return Memory(static_cast<std::byte*>(at), [bytes](std::byte* data) { munmap(data, bytes); });
+}
+
+}  // namespace
+
+Rows::Rows(std::shared_ptr<const hdf5::File> file, const std::string& name, hdf5::Element element, std::shared_ptr<Engine> engine)
+    : engine_(std::move(engine)),
+      file_(std::move(file)),
+      data_(file_->dataset(name)),
+      element_(element),
+      layout_(data_.layout()),
+      count_(data_.rows()),
+      width_(data_.width()),
+      where_(file_->path() + ":/" + data_.info().name),
+      id_(next_id()) {
+  const auto& shape = data_.info().shape;
+  const std::int64_t row = std::max<std::int64_t>(1, row_bytes());
+  if (layout_.kind == Kind::chunked) {
+    const bool known = std::ranges::all_of(layout_.filters, [](const auto& f) { return can_decode(f.id); });
+    const bool sane = layout_.chunk[0] <= most_band / row;
+    if (!known || !sane) layout_.kind = Kind::library;
+    if (sane) band_rows_ = std::min(layout_.chunk[0], count_);
+  }
+  if (layout_.chunk.empty() || layout_.chunk[0] > most_band / row)
+    band_rows_ = std::clamp<std::int64_t>(block_bytes / row, 1, count_);
+  bands_ = (count_ + band_rows_ - 1) / band_rows_;
+  if (layout_.kind == Kind::contiguous) descriptor_ = data_.descriptor();
+  if (layout_.kind != Kind::chunked) return;
+  chunk_bytes_ = std::size_t(layout_.number.bytes);
+  whole_rows_ = same(layout_.number, element_);
+  for (std::size_t i = 0; i < shape.size(); ++i) {
+    grid_.push_back((shape[i] + layout_.chunk[i] - 1) / layout_.chunk[i]);
+    chunk_bytes_ *= std::size_t(layout_.chunk[i]);
+    if (i > 0) across_ *= grid_[i], whole_rows_ = whole_rows_ && layout_.chunk[i] == shape[i];
+  }
+}
+
+Rows::~Rows() {
+  if (descriptor_ >= 0) close(descriptor_);
+}
+
+// ---- kept
+
+std::size_t Rows::kept_bytes() const {
+  return std::size_t(count_ * row_bytes() + bands_);
+}
+void Rows::keep(Memory memory) {
+  kept_ = std::move(memory);
+}
+void Rows::keep() {
+  if (!kept_) kept_ = untouched_memory(kept_bytes());
+}
+std::uint8_t& Rows::state(std::int64_t band) const {
+  return reinterpret_cast<std::uint8_t&>(kept_.get()[count_ * row_bytes() + band]);
+}
+
+/// Sees to it that a kept band is there; without `wait`, only when nobody reads it yet. Other processes may share the memory, so
+/// waiting is looking again.
+bool Rows::fill_kept(std::int64_t band, bool wait) const {
+  std::atomic_ref<std::uint8_t> mark(state(band));
+  for (;;) {
+    std::uint8_t now = mark.load(std::memory_order_acquire);
+    if (now == there) return true;
+    if (now == absent && mark.compare_exchange_strong(now, filling)) break;
+    if (!wait) return false;
+    std::this_thread::sleep_for(std::chrono::microseconds(20));
+  }
+  try {
+    fill(band, kept_.get() + band * band_rows_ * row_bytes());
+  } catch (...) {
+    mark.store(absent);
+    throw;
+  }
+  mark.store(there, std::memory_order_release);
+  return true;
+}
+
+// ---- rows
+
+BandCache::Band Rows::band(std::int64_t index) const {
+  return engine_->cache.get(id_, index, std::size_t(rows_of(index) * row_bytes()), [&](std::byte* out) { fill(index, out); });
+}
+
+Rows::Block Rows::get(std::int64_t first, std::int64_t count, Scratch& scratch) const {
+  const std::int64_t begin = first / band_rows_, end = (first + count - 1) / band_rows_ + 1;
+  if (kept_) {
+    std::vector<std::int64_t> missing;
+    for (std::int64_t b = begin; b < end; ++b)
+      if (std::atomic_ref(state(b)).load(std::memory_order_acquire) != there) missing.push_back(b);
+    if (!missing.empty())
+      engine_->pool.each(std::int64_t(missing.size()), [&](std::int64_t i) { fill_kept(missing[std::size_t(i)], true); });
+    return {kept_.get() + first * row_bytes(), {}};
+  }
+  if (!direct() && end == begin + 1) {
+    Block block;
+    block.keep = band(begin);
+    block.data = block.keep.get() + (first - begin * band_rows_) * row_bytes();
+    return block;
+  }
+  std::byte* out = scratch.need(std::size_t(count * row_bytes()));
+  copy(first, count, out);
+  return {out, {}};
+}
+
+void Rows::copy(std::int64_t first, std::int64_t count, std::byte* out) const {
+  if (direct()) return read_plain(first, count, out);
+  const std::int64_t begin = first / band_rows_, end = (first + count - 1) / band_rows_ + 1, row = row_bytes();
+  engine_->pool.each(end - begin, [&](std::int64_t i) {
+    Scratch none;
+    const std::int64_t from = std::max(first, (begin + i) * band_rows_),
+                       to = std::min(first + count, (begin + i + 1) * band_rows_);
+    const Block block = get(from, to - from, none);
+    std::memcpy(out + (from - first) * row, block.data, std::size_t((to - from) * row));
+  });
+}
+
+void Rows::expect(std::int64_t first, std::int64_t count) const {
+  if (direct()) return;
+  for (std::int64_t b = first / band_rows_; b <= (first + count - 1) / band_rows_; ++b) {
+    if (kept_ ? std::atomic_ref(state(b)).load() != absent : engine_->cache.has(id_, b)) continue;
+    engine_->pool.later([this, b] {
+      try {
+        if (kept_)
+          fill_kept(b, false);
+        else if (!engine_->cache.has(id_, b))
+          band(b);
+      } catch (const std::exception&) {  // whoever reads the row meets it again
+      }
+    });
+  }
+}
+
+// ---- bands
+
+void Rows::fill(std::int64_t band, std::byte* out) const {
+  switch (layout_.kind) {
+    case Kind::chunked: engine_->pool.each(across_, [&](std::int64_t i) { fill_chunk(band, i, out); }); break;
+    case Kind::contiguous: read_plain(band * band_rows_, rows_of(band), out); break;
+    default: data_.read(element_, band * band_rows_, rows_of(band), out);
+  }
+}
+
+void Rows::fill_chunk(std::int64_t band, std::int64_t across, std::byte* out) const {
+  thread_local Scratch raw, decoded;
+  Shape at(grid_.size());
+  for (std::size_t axis = grid_.size(); axis-- > 1; across /= grid_[axis]) at[axis] = across % grid_[axis];
+  at[0] = band;
+  // A chunk of whole rows in our own form is decoded, or even read, where it is to lie.
+  const bool in_place = whole_rows_ && rows_of(band) == layout_.chunk[0];
+  const auto chunk = data_.read_chunk(layout_, at, [&](std::size_t bytes) {
+    return in_place && layout_.filters.empty() && bytes == chunk_bytes_ ? out : raw.need(bytes);
+  });
+  std::byte* values = in_place ? out : nullptr;
+  if (!chunk.data) {
+    if (!values) values = decoded.need(chunk_bytes_);
+    const std::size_t one = layout_.fill.size();
+    for (std::size_t i = 0; i < chunk_bytes_; i += one) std::memcpy(values + i, layout_.fill.data(), one);
+  } else if (chunk.data != out) {
+    if (!values) values = decoded.need(chunk_bytes_);
+    const std::string problem = decode(layout_.filters, chunk.mask, {chunk.data, chunk.bytes}, {values, chunk_bytes_});
+    require(Exit::bad_data, problem.empty(), "{}: chunk {} is damaged: {}", where_, to_text(at), problem);
+  }
+  if (!in_place) scatter(values, at, out);
+}
+
+/// Copies what of a decoded chunk lies inside the dataset to its places in a band.
+void Rows::scatter(const std::byte* values, const Shape& at, std::byte* out) const {
+  const auto& shape = data_.info().shape;
+  const std::size_t axes = shape.size();
+  Shape size(axes), from_stride(axes, 1), to_stride(axes, 1), index(axes, 0);
+  std::int64_t to = 0;
+  for (std::size_t k = axes; k-- > 0;) {
+    const std::int64_t begin = at[k] * layout_.chunk[k];
+    size[k] = std::min(layout_.chunk[k], shape[k] - begin);
+    if (k + 1 < axes) from_stride[k] = from_stride[k + 1] * layout_.chunk[k + 1], to_stride[k] = to_stride[k + 1] * shape[k + 1];
+    if (k > 0) to += begin * to_stride[k];  // a band begins at its own first row
+  }
+  std::size_t run_axis = axes - 1;  // from here on, values lie one after another on both sides
+  while (run_axis > 0 && size[run_axis] == layout_.chunk[run_axis] && size[run_axis] == shape[run_axis]) --run_axis;
+  const std::int64_t run = size[run_axis] * from_stride[run_axis];
+  const auto wide = std::int64_t(hdf5::size_of(element_));
+  for (;;) {
+    std::int64_t in = 0, place = to;
+    for (std::size_t k = 0; k < run_axis; ++k) in += index[k] * from_stride[k], place += index[k] * to_stride[k];
+    convert(layout_.number, element_, values + in * layout_.number.bytes, out + place * wide, run);
+    std::size_t k = run_axis;
+    while (k > 0 && ++index[k - 1] == size[k - 1]) index[--k] = 0;
+    if (k == 0) return;
+  }
+}
+
+void Rows::read_plain(std::int64_t first, std::int64_t count, std::byte* out) const {
+  const std::int64_t stored_row = width_ * layout_.number.bytes;
+  auto read = [&](std::int64_t offset, std::byte* to, std::int64_t bytes) {
+    while (bytes > 0) {
+      const auto n = pread(descriptor_, to, std::size_t(bytes), off_t(offset));
+      if (n < 0 && errno == EINTR) continue;
+      require(Exit::io, n >= 0, "{}: reading failed: {}", where_, std::strerror(errno));
+      require(Exit::bad_data, n > 0, "{}: the file ends before the values of this dataset do", where_);
+      to += n, offset += n, bytes -= n;
+    }
+  };
+  const std::int64_t offset = layout_.offset + first * stored_row;
+  if (same(layout_.number, element_)) return read(offset, out, count * stored_row);
+  thread_local Scratch scratch;
+  const std::int64_t values = count * width_, piece = block_bytes / layout_.number.bytes;
+  for (std::int64_t at = 0; at < values; at += piece) {
+    const std::int64_t n = std::min(piece, values - at);
+    std::byte* stored = scratch.need(std::size_t(n * layout_.number.bytes));
+    read(offset + at * layout_.number.bytes, stored, n * layout_.number.bytes);
+    convert(layout_.number, element_, stored, out + at * std::int64_t(hdf5::size_of(element_)), n);
+  }
 }
 
 }  // namespace lockstep::io

@@ -11,17 +11,17 @@ using hdf5::Element;
 /// Calls visit(first row, rows, data) for the whole dataset in blocks of some megabytes.
 template <class Visit>
 void each_block(const Rows& rows, Visit visit_block) {
-  std::vector<std::byte> scratch;
+  Scratch scratch;
   const std::int64_t run = std::max<std::int64_t>(1, (std::int64_t(8) << 20) / std::max<std::int64_t>(1, rows.row_bytes()));
   for (std::int64_t first = 0; first < rows.count(); first += run) {
     const std::int64_t n = std::min(run, rows.count() - first);
-    visit_block(first, n, rows.get(first, n, scratch));
+    visit_block(first, n, rows.get(first, n, scratch).data);
   }
 }
 
 void require_finite(const Rows& rows) {
-  each_block(rows, [&](std::int64_t first, std::int64_t n, const void* data) {
-    const auto* x = static_cast<const float*>(data);
+  each_block(rows, [&](std::int64_t first, std::int64_t n, const std::byte* data) {
+    const auto* x = reinterpret_cast<const float*>(data);
     const std::int64_t values = n * rows.width();
     float total = 0;  // x * 0 is NaN for NaN and infinity alike
 #pragma omp simd reduction(+ : total)
@@ -38,7 +38,7 @@ struct Range {
 };
 Range range_of(const Rows& rows) {
   Range range;
-  each_block(rows, [&](std::int64_t first, std::int64_t n, const void* data) {
+  each_block(rows, [&](std::int64_t first, std::int64_t n, const std::byte* data) {
     visit(rows.element(), data, [&]<class T>(const T* x) {
       T low = x[0], high = x[0];
       for (std::int64_t i = 0; i < n * rows.width(); ++i) {
@@ -57,7 +57,7 @@ Range range_of(const Rows& rows) {
 /// The first row that holds a value outside [0, classes).
 std::int64_t first_outside(const Rows& rows, std::int64_t classes) {
   std::int64_t found = -1;
-  each_block(rows, [&](std::int64_t first, std::int64_t n, const void* data) {
+  each_block(rows, [&](std::int64_t first, std::int64_t n, const std::byte* data) {
     visit(rows.element(), data, [&](const auto* x) {
       for (std::int64_t i = 0; i < n * rows.width() && found < 0; ++i)
         if (x[i] < 0 || std::int64_t(x[i]) >= classes) found = first + i / rows.width();

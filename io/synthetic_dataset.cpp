@@ -20,7 +20,7 @@ class SyntheticDataset final : public Dataset {
     info_.text = std::to_string(options.rows) + " synthetic " + name_of(options.kind) + " " + to_text(options.input);
   }
 
-  void read(std::span<const std::int64_t> rows, View inputs, View targets) const override {
+  void read(std::span<const std::int64_t> rows, View inputs, View targets, const RandomKey*) const override {
     const std::int64_t n = count(info_.input), m = count(info_.target);
     for (std::size_t place = 0; place < rows.size(); ++place) {
       const RandomKey key{options_.seed, std::uint64_t(rows[place]), 0, hash_name("synthetic")};

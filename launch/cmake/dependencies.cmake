@@ -21,9 +21,11 @@ find_package(ZLIB REQUIRED)                               # zlib1g-dev
 pkg_check_modules(tomlplusplus REQUIRED IMPORTED_TARGET tomlplusplus)   # libtomlplusplus-dev
 pkg_check_modules(xxhash REQUIRED IMPORTED_TARGET libxxhash)            # libxxhash-dev
 pkg_check_modules(hwloc REQUIRED IMPORTED_TARGET hwloc)                 # libhwloc-dev
+pkg_check_modules(deflate REQUIRED IMPORTED_TARGET libdeflate)          # libdeflate-dev
 add_library(tomlplusplus::tomlplusplus ALIAS PkgConfig::tomlplusplus)
 add_library(xxhash::xxhash ALIAS PkgConfig::xxhash)
 add_library(lockstep_hwloc ALIAS PkgConfig::hwloc)
+add_library(lockstep_deflate ALIAS PkgConfig::deflate)
 set(HDF5_PREFER_PARALLEL OFF)
 find_package(HDF5 REQUIRED COMPONENTS C)                  # libhdf5-dev, the serial library
 add_library(lockstep_hdf5 INTERFACE IMPORTED)

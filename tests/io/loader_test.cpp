@@ -24,7 +24,7 @@ class Numbered final : public Dataset {
     info_.input = {2};
     info_.classes = 7;
   }
-  void read(std::span<const std::int64_t> rows, View inputs, View targets) const override {
+  void read(std::span<const std::int64_t> rows, View inputs, View targets, const RandomKey*) const override {
     if (delay.count() > 0) std::this_thread::sleep_for(delay);
     for (std::size_t i = 0; i < rows.size(); ++i) {
       if (rows[i] == broken) throw Error("row " + std::to_string(broken) + " is broken", Exit::bad_data);
