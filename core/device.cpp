@@ -12,6 +12,7 @@ Device::Device(DeviceKind kind, int index) : kind_(kind) {
   if (kind == DeviceKind::cuda) {
     auto opened = cuda::open(index);
     name_ = opened.name;
+    address_ = opened.address;
     queue_ = opened.queue;
     arena_ = std::make_unique<Arena>(opened.memory);
   } else {
@@ -30,6 +31,12 @@ Device::~Device() {
 
 int Device::cuda_count() {
   return cuda::device_count();
+}
+std::vector<GpuInfo> Device::gpus() {
+  return cuda::gpus();
+}
+std::string Device::cuda_problem() {
+  return cuda::problem();
 }
 
 }  // namespace lockstep

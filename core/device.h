@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "core/memory.h"
 #include "kernels/base/queue.h"
@@ -10,6 +11,14 @@
 namespace lockstep {
 
 enum class DeviceKind : std::uint8_t { cpu, cuda };
+
+/// A GPU as this process sees it.
+struct GpuInfo {
+  std::string name, address;          ///< "NVIDIA H200", "0000:1b:00.0": its place on the machine's PCI bus
+  int major = 0, minor = 0;           ///< compute capability
+  std::size_t bytes = 0, free = 0;    ///< of memory
+  std::vector<std::string> to_peers;  ///< how it reaches each visible GPU: "itself", "NVLink", "PCIe" or "through the host"
+};
 
 /// Where a rank computes: some CPU cores or one GPU. Owns the queue, the vendor libraries' handles and the arena that all tensors
 /// come from, so it outlives them.
@@ -28,12 +37,18 @@ class Device {
   /// "cpu" or the GPU's name.
   const std::string& name() const { return name_; }
 
+  /// A GPU's place on the PCI bus, the same for all that is made of one GPU; "" for the CPU.
+  const std::string& address() const { return address_; }
+
   /// GPUs that this process can use; 0 without CUDA or without a driver.
   static int cuda_count();
+  static std::vector<GpuInfo> gpus();
+  /// Why there is no GPU to use, in words; empty when there is one.
+  static std::string cuda_problem();
 
  private:
   DeviceKind kind_;
-  std::string name_;
+  std::string name_, address_;
   Queue queue_;
   std::unique_ptr<Arena> arena_;
 };

@@ -6,10 +6,67 @@
 #include "kernels/libraries.h"
 
 namespace lockstep::cuda {
+namespace {
+
+std::string address_of(int index) {
+  char text[32] = "";
+  check(cudaDeviceGetPCIBusId(text, sizeof text, index));
+  return text;
+}
+
+/// Native atomics across the link are what NVLink has and PCIe has not.
+std::string link_between(int a, int b) {
+  if (a == b) return "itself";
+  int access = 0, atomics = 0;
+  check(cudaDeviceGetP2PAttribute(&access, cudaDevP2PAttrAccessSupported, a, b));
+  check(cudaDeviceGetP2PAttribute(&atomics, cudaDevP2PAttrNativeAtomicSupported, a, b));
+  return !access ? "through the host" : atomics ? "NVLink" : "PCIe";
+}
+
+std::string version_text(int version) {
+  return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+}
+
+}  // namespace
 
 int device_count() {
   int count = 0;
-  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+  if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
+  (void)cudaGetLastError();  // asked and answered; it is not to stick
+  return 0;
+}
+
+std::vector<GpuInfo> gpus() {
+  std::vector<GpuInfo> all;
+  int before = 0, count = device_count();
+  if (count > 0) check(cudaGetDevice(&before));
+  for (int i = 0; i < count; ++i) {
+    cudaDeviceProp properties;
+    check(cudaGetDeviceProperties(&properties, i));
+    GpuInfo gpu{.name = properties.name, .address = address_of(i), .major = properties.major, .minor = properties.minor};
+    check(cudaSetDevice(i));
+    check(cudaMemGetInfo(&gpu.free, &gpu.bytes));
+    for (int j = 0; j < count; ++j) gpu.to_peers.push_back(link_between(i, j));
+    all.push_back(gpu);
+  }
+  if (count > 0) check(cudaSetDevice(before));
+  return all;
+}
+
+std::string problem() {
+  int count = 0, driver = 0, runtime = 0;
+  cudaError_t status = cudaGetDeviceCount(&count);
+  (void)cudaGetLastError();
+  if (status == cudaSuccess) return count > 0 ? "" : "the driver shows no GPU to this process";
+  if (cudaDriverGetVersion(&driver) != cudaSuccess) driver = 0;
+  (void)cudaRuntimeGetVersion(&runtime);
+  if (driver == 0) return "there is no NVIDIA driver here (libcuda.so.1), so GPUs cannot be used";
+  if (status == cudaErrorInsufficientDriver)
+    return "the NVIDIA driver supports CUDA " + version_text(driver) + ", and this program runs with CUDA " +
+           version_text(runtime) + ": update the driver, or build with an older toolkit";
+  if (status == cudaErrorNoDevice)
+    return "the NVIDIA driver shows no GPU to this process: look at CUDA_VISIBLE_DEVICES, and at nvidia-smi";
+  return std::string("CUDA cannot start: ") + cudaGetErrorString(status);
 }
 
 Opened open(int index) {
@@ -20,16 +77,30 @@ Opened open(int index) {
   check(cudaGetDeviceProperties(&properties, index));
   Opened opened;
   opened.name = properties.name;
+  opened.address = address_of(index);
   check(cudaStreamCreateWithFlags(&opened.queue.stream, cudaStreamNonBlocking));
   opened.queue.on_gpu = true;
-  opened.queue.cuda = make_cuda_libraries(opened.queue.stream);
-  opened.memory = {[](std::size_t bytes) {
-                     void* data = nullptr;
-                     if (cudaMalloc(&data, bytes) == cudaSuccess) return static_cast<std::byte*>(data);
-                     (void)cudaGetLastError();  // the arena reports what is full; the error is not to stick
-                     return static_cast<std::byte*>(nullptr);
-                   },
-                   [](std::byte* data) { (void)cudaFree(data); }};
+  try {
+    opened.queue.cuda = make_cuda_libraries(opened.queue.stream);
+  } catch (...) {
+    close(opened.queue);
+    throw;
+  }
+  opened.memory = {.allocate =
+                       [](std::size_t bytes) {
+                         void* data = nullptr;
+                         if (cudaMalloc(&data, bytes) == cudaSuccess) return static_cast<std::byte*>(data);
+                         (void)cudaGetLastError();  // the arena reports what is full; the error is not to stick
+                         return static_cast<std::byte*>(nullptr);
+                       },
+                   .release = [](std::byte* data) { (void)cudaFree(data); },
+                   .capacity =
+                       [name = opened.name, libraries = opened.queue.cuda.get()] {
+                         Arena::Capacity capacity{.name = name};
+                         if (cudaMemGetInfo(&capacity.free, &capacity.total) != cudaSuccess) return Arena::Capacity{};
+                         capacity.owners.emplace_back("workspaces of kernels and libraries", workspace_bytes(*libraries));
+                         return capacity;
+                       }};
   return opened;
 }
 

@@ -12,10 +12,33 @@ namespace lockstep {
 
 struct Arena::Pool {
   Source source;
-  std::mutex mutex;  // loader threads give memory back too
+  std::mutex mutex;                                  // loader threads give memory back too
   std::map<std::size_t, std::set<std::byte*>> free;  // lowest address first: equal sequences get equal addresses
+  std::map<std::string, std::size_t> adopted;        // bytes by owner
   std::size_t live = 0, peak = 0, reserved = 0;
   bool closed = false;
+
+  std::string owners() const {
+    std::string table;
+    std::size_t known = reserved;
+    auto line = [&](std::size_t bytes, const std::string& owner) {
+      std::string mib = std::to_string(bytes >> 20);
+      if (bytes > 0) table += "\n" + std::string(mib.size() < 10 ? 10 - mib.size() : 0, ' ') + mib + " MiB  " + owner;
+    };
+    line(live, "tensors and optimizer state in use");
+    line(reserved - live, "kept for tensors of other sizes");
+    Capacity capacity = source.capacity ? source.capacity() : Capacity{};
+    for (auto& [owner, bytes] : adopted) capacity.owners.emplace_back(owner, bytes);
+    for (auto& [owner, bytes] : capacity.owners) {
+      line(bytes, owner);
+      known += bytes;
+    }
+    if (capacity.total == 0) return table;
+    std::size_t used = capacity.total - capacity.free;
+    line(used > known ? used - known : 0, "all else: CUDA and its libraries, other programs and ranks");
+    line(capacity.free, "free, of " + std::to_string(capacity.total >> 20) + " MiB on " + capacity.name);
+    return table;
+  }
 
   void give_back(std::byte* data, std::size_t bytes) {
     std::lock_guard lock(mutex);
@@ -73,16 +96,30 @@ Memory Arena::allocate(std::size_t bytes) {
         pool_->release_unused();
         data = pool_->source.allocate(bytes);
       }
-      require(data != nullptr,
-              "out of memory: {} MiB more were asked for, {} MiB are in use; use fewer rows_per_lane, more lanes, or recompute = "
-              "true",
-              bytes >> 20, pool_->live >> 20);
+      require(
+          data != nullptr,
+          "out of memory: {} MiB more were asked for; use fewer rows_per_lane, more lanes, or recompute = true. Who owns what:{}",
+          bytes >> 20, pool_->owners());
       pool_->reserved += bytes;
     }
     pool_->live += bytes;
     pool_->peak = std::max(pool_->peak, pool_->live);
   }
   return Memory(data, [pool = pool_, bytes](std::byte* p) { pool->give_back(p, bytes); });
+}
+
+Memory Arena::adopt(const std::string& owner, Memory memory, std::size_t bytes) {
+  std::lock_guard lock(pool_->mutex);
+  pool_->adopted[owner] += bytes;
+  return Memory(memory.get(), [memory, bytes, owner, pool = pool_](std::byte*) {
+    std::lock_guard lock(pool->mutex);
+    pool->adopted[owner] -= bytes;
+  });
+}
+
+std::string Arena::owners() const {
+  std::lock_guard lock(pool_->mutex);
+  return pool_->owners();
 }
 
 std::size_t Arena::live_bytes() const {

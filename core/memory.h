@@ -3,6 +3,9 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <string>
+#include <utility>
+#include <vector>
 
 namespace lockstep {
 
@@ -13,18 +16,30 @@ using Memory = std::shared_ptr<std::byte>;
 /// in the same queue. The same sequence of requests gets the same addresses, which a captured step relies on.
 class Arena {
  public:
-  /// The two calls that get and return raw memory (aligned_alloc and free; cudaMalloc and cudaFree).
+  /// How much memory a device has, and what the arena does not know of.
+  struct Capacity {
+    std::string name;
+    std::size_t total = 0, free = 0;
+    std::vector<std::pair<std::string, std::size_t>> owners = {};
+  };
+  /// The two calls that get and return raw memory (aligned_alloc and free; cudaMalloc and cudaFree), and what is told when there
+  /// is no more (may be absent).
   struct Source {
     std::function<std::byte*(std::size_t)> allocate;
     std::function<void(std::byte*)> release;
+    std::function<Capacity()> capacity = {};
   };
   explicit Arena(Source source);
   ~Arena();
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
-  /// At least `bytes` bytes, aligned to 256. Throws when the device has no more.
+  /// At least `bytes` bytes, aligned to 256. Throws when the device has no more, with the table of owners.
   Memory allocate(std::size_t bytes);
+  /// The same memory, which came from elsewhere and lies on this device, under its owner's name in that table while it lives.
+  Memory adopt(const std::string& owner, Memory memory, std::size_t bytes);
+  /// Who owns what, a line each, in MiB.
+  std::string owners() const;
 
   std::size_t live_bytes() const;      ///< handed out now
   std::size_t peak_bytes() const;      ///< most that was handed out at once

@@ -6,6 +6,12 @@ namespace lockstep::cuda {
 int device_count() {
   return 0;
 }
+std::vector<GpuInfo> gpus() {
+  return {};
+}
+std::string problem() {
+  return "this program was built without CUDA: build the preset \"cuda\"";
+}
 Opened open(int) {
   throw Error("device cuda was asked for, but this program was built without CUDA: build the preset \"cuda\"", Exit::usage);
 }

@@ -11,4 +11,7 @@ std::shared_ptr<CpuLibraries> make_cpu_libraries();
 /// cuBLASLt and cuDNN handles bound to `stream`, with a workspace on the current device. Throws when built without CUDA.
 std::shared_ptr<CudaLibraries> make_cuda_libraries(CUstream_st* stream);
 
+/// Bytes of device memory that the libraries and our own kernels hold as workspace.
+std::size_t workspace_bytes(const CudaLibraries&);
+
 }  // namespace lockstep

@@ -17,6 +17,10 @@ std::shared_ptr<CudaLibraries> make_cuda_libraries(CUstream_st*) {
   absent();
 }
 
+std::size_t workspace_bytes(const CudaLibraries&) {
+  return 0;
+}
+
 // kernels/memory_cuda.cpp
 namespace kernels::cuda {
 void copy(const Queue&, View, View) {

@@ -47,6 +47,7 @@ void* GrowingMemory::at_least(std::size_t bytes) {
   check(status);
   blocks_.push_back(block);
   bytes_ = bytes;
+  held_ += bytes;
   return block;
 }
 
@@ -70,6 +71,10 @@ cudnnHandle_t CudaLibraries::cudnn() {
 
 std::shared_ptr<CudaLibraries> make_cuda_libraries(CUstream_st* stream) {
   return std::make_shared<CudaLibraries>(stream);
+}
+
+std::size_t workspace_bytes(const CudaLibraries& libraries) {
+  return libraries.library_memory.held_bytes() + libraries.kernel_memory.held_bytes();
 }
 
 namespace kernels::cuda {

@@ -50,12 +50,16 @@ class GrowingMemory {
   /// At least `bytes` bytes, aligned to 256; what is in them lasts until the next call. Throws while a step is being captured
   /// and more are needed than ever before: the two steps before a capture find that out.
   void* at_least(std::size_t bytes);
+  /// Of all blocks.
+  std::size_t held_bytes() const { return held_; }
 
  private:
   CUstream_st* stream_;
   std::vector<void*> blocks_;
-  std::size_t bytes_ = 0;
+  std::size_t bytes_ = 0, held_ = 0;
 };
+
+struct AttentionPlan;
 
 class CudaLibraries {
  public:
@@ -76,6 +80,7 @@ class CudaLibraries {
   // Nothing stands for what the library cannot do.
   PlanCache<std::optional<ProductPlan>> products;
   PlanCache<std::optional<ConvolutionPlan>> convolutions;
+  PlanCache<std::shared_ptr<AttentionPlan>> attentions;
   GrowingMemory library_memory;  ///< workspace of the libraries
   GrowingMemory kernel_memory;   ///< workspace() of our own kernels
 

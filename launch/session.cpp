@@ -90,6 +90,35 @@ int report(const std::string& message, Exit exit) {
   return int(exit);
 }
 
+// ---- how ranks talk
+
+/// "ranks 0 and 1 on node3", for the first GPU that several ranks compute on; empty when each has its own.
+std::string sharers(Group& group, const Device& device) {
+  auto places = group.gather(fmt::format("{} {}", group.node(), device.address()));
+  auto hosts = group.gather(host());
+  for (std::size_t a = 0; a < places.size(); ++a)
+    for (std::size_t b = a + 1; b < places.size(); ++b)
+      if (places[a] == places[b]) return fmt::format("ranks {} and {} on {}", a, b, hosts[a]);
+  return "";
+}
+
+/// NCCL's thread speaks when a rank is lost and NCCL does not let go: no rank may hang.
+[[noreturn]] void give_up(const std::string& what) {
+  std::string line = fmt::format("lockstep: on {}: {}\n", host(), what);
+  [[maybe_unused]] auto written = ::write(STDERR_FILENO, line.data(), line.size());
+  _exit(int(Exit::peer_lost));
+}
+
+std::unique_ptr<parallel::Communicator> open_communicator(Group& group, Device& device, Console& console) {
+  if (group.size() == 1) return parallel::open_solo_communicator(&device);
+  if (device.kind() == DeviceKind::cpu) return parallel::open_mpi_communicator();
+  std::string shared = sharers(group, device);
+  if (shared.empty()) return parallel::open_nccl_communicator(group, device.queue(), {.hopeless = give_up});
+  console.line(fmt::format("{} share a GPU, so sums go through the host's memory; with a GPU for each rank they would go by NCCL",
+                           shared));
+  return parallel::open_host_staged_communicator(device.queue(), parallel::open_mpi_communicator());
+}
+
 }  // namespace
 
 struct Session::Parts {
@@ -132,18 +161,14 @@ Session::Session(SessionOptions options) : parts_(std::make_unique<Parts>()) {
   bool cuda = p.group->all(gpus > 0);
   require(Exit::usage, cuda || wish != "cuda", "device = cuda: {}",
           gpus > 0 ? "another rank has no GPU" : "there is no GPU that this program can use; `lockstep doctor` says why");
-  require(Exit::usage, !cuda || p.group->size() == 1 || p.group->node_size() <= gpus,
-          "{} ranks on {} share {} GPUs: start at most one rank a GPU, or set device = cpu", p.group->node_size(), host(), gpus);
   p.device = cuda ? std::make_unique<Device>(DeviceKind::cuda, p.group->node_rank() % gpus) : std::make_unique<Device>();
-  if (p.group->size() == 1)
-    p.communicator = parallel::open_solo_communicator(p.device.get());
-  else
-    p.communicator = cuda ? parallel::open_nccl_communicator(*p.group, p.device->queue()) : parallel::open_mpi_communicator();
+  p.communicator = open_communicator(*p.group, *p.device, *p.console);
 }
 
 Session::~Session() {
   handle_signals(SIG_DFL);
-  if (parts_->started_mpi && std::uncaught_exceptions() > parts_->exceptions) {  // the others may be elsewhere: nothing collective
+  if (parts_->started_mpi &&
+      std::uncaught_exceptions() > parts_->exceptions) {  // the others may be elsewhere: nothing collective
     (void)parts_->communicator.release();
     (void)parts_->group.release();
     (void)parts_->device.release();

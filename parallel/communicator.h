@@ -18,7 +18,7 @@ enum class Reduction : std::uint8_t {
 };
 
 /// When a collective ran, in seconds of one clock, and how long this rank's own thread worked for it meanwhile (waiting in join()
-/// is not work).
+/// is not work). `finished` is 0 until a collective of CPU ranks has ended.
 struct Timing {
   double started = 0, finished = 0;
   double worked = 0;

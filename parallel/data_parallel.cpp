@@ -74,8 +74,14 @@ DataParallel::DataParallel(ParameterSet& parameters, Communicator& communicator,
   require_same(group, describe(layout));
 
   const Queue& queue = parameters.device().queue();
-  Allocate allocate = [&](std::size_t bytes) { return communicator.allocate(bytes); };
-  flat_ = place(parameters, std::move(layout), allocate);
+  auto memory_of = [&](const char* owner) -> Allocate {
+    return [&communicator, &arena = parameters.device().arena(), owner](std::size_t bytes) {
+      Memory memory = communicator.allocate(bytes);
+      return communicator.size() == 1 ? memory : arena.adopt(owner, memory, bytes);  // a lone rank's is the arena's own
+    };
+  };
+  Allocate allocate = memory_of("gradients");
+  flat_ = place(parameters, std::move(layout), memory_of("weights"));
   std::int64_t statistics = 0;
   for (std::size_t i = 0; i < flat_.layout.slots.size(); ++i) {
     Parameter* p = flat_.layout.slots[i].parameter;

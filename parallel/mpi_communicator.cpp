@@ -138,6 +138,7 @@ class MpiCommunicator final : public Communicator {
     Pending& p = pending_.emplace_back();
     p.ticket = timings_.open();
     p.begun = timings_[p.ticket].started;
+    timings_[p.ticket].finished = 0;  // until it has
     if (collective) p.number = numbers_++ % 8192;
     return p;
   }

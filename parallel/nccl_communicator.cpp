@@ -2,7 +2,6 @@
 
 #include "kernels/memory.h"
 #include "parallel/nccl_handle.h"
-#include "parallel/open_communicator.h"
 #include "parallel/tree.h"
 
 namespace lockstep::parallel {
@@ -12,40 +11,16 @@ ncclDataType_t type_of(DType d) {
   return d == DType::f32 ? ncclFloat32 : d == DType::bf16 ? ncclBfloat16 : d == DType::i32 ? ncclInt32 : ncclUint8;
 }
 
-/// A CUDA event; one that keeps time, or one that only orders streams.
-class Event {
- public:
-  explicit Event(unsigned flags) { check(cudaEventCreateWithFlags(&event_, flags)); }
-  ~Event() { (void)cudaEventDestroy(event_); }
-  Event(const Event&) = delete;
-  Event& operator=(const Event&) = delete;
-  operator cudaEvent_t() const { return event_; }
-
- private:
-  cudaEvent_t event_ = nullptr;
-};
-
-/// A stream that goes before all others, so that a collective starts as soon as its bucket is ready.
-struct Stream {
-  cudaStream_t stream = nullptr;
-  Stream() {
-    int least = 0, greatest = 0;
-    check(cudaDeviceGetStreamPriorityRange(&least, &greatest));
-    check(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, greatest));
-  }
-  ~Stream() { (void)cudaStreamDestroy(stream); }
-  Stream(const Stream&) = delete;
-  Stream& operator=(const Stream&) = delete;
-};
-
 /// Collectives in one stream of their own. Events order them behind the work that makes their data and before the work that reads
 /// it; the host never waits. All of it can be captured in a CUDA graph.
 class NcclCommunicator final : public Communicator {
  public:
-  NcclCommunicator(std::unique_ptr<NcclHandle> comm, double deadline) : comm_(std::move(comm)), deadline_(deadline) {
-    comm_->check(ncclCommUserRank(*comm_, &rank_), "asking for the rank");
-    comm_->check(ncclCommCount(*comm_, &size_), "asking for the ranks");
-    queue_.stream = stream_.stream;
+  NcclCommunicator(std::shared_ptr<NcclHandle> comm, const NcclOptions& options) : comm_(std::move(comm)), options_(options) {
+    comm_->call("asking for the ranks", [&](ncclComm_t comm) {
+      ncclResult_t result = ncclCommUserRank(comm, &rank_);
+      return result == ncclSuccess ? ncclCommCount(comm, &size_) : result;
+    });
+    queue_.stream = stream_;
     queue_.on_gpu = true;
   }
   ~NcclCommunicator() override {
@@ -63,52 +38,54 @@ class NcclCommunicator final : public Communicator {
     if (reduction == Reduction::exact && data.dtype != DType::i32)
       exact_all_reduce(data);
     else
-      comm_->check(
-          ncclAllReduce(data.data, data.data, std::size_t(data.size), type_of(data.dtype), ncclSum, *comm_, queue_.stream),
-          "all_reduce");
+      comm_->call("all_reduce", [&](ncclComm_t comm) {
+        return ncclAllReduce(data.data, data.data, std::size_t(data.size), type_of(data.dtype), ncclSum, comm, queue_.stream);
+      });
     return end(ticket);
   }
   Ticket reduce_scatter(const Queue& after, View out, View in) override {
     require(in.size == out.size * size_ && in.dtype == out.dtype, "reduce_scatter: {} elements into {} on each of {} ranks",
             in.size, out.size, size_);
     Ticket ticket = begin(after);
-    comm_->check(ncclReduceScatter(in.data, out.data, std::size_t(out.size), type_of(in.dtype), ncclSum, *comm_, queue_.stream),
-                 "reduce_scatter");
+    comm_->call("reduce_scatter", [&](ncclComm_t comm) {
+      return ncclReduceScatter(in.data, out.data, std::size_t(out.size), type_of(in.dtype), ncclSum, comm, queue_.stream);
+    });
     return end(ticket);
   }
   Ticket all_gather(const Queue& after, View out, View in) override {
     require(out.size == in.size * size_ && in.dtype == out.dtype, "all_gather: {} elements of each of {} ranks into {}", in.size,
             size_, out.size);
     Ticket ticket = begin(after);
-    comm_->check(ncclAllGather(in.data, out.data, std::size_t(in.size), type_of(in.dtype), *comm_, queue_.stream), "all_gather");
+    gather("all_gather", out, in);
     return end(ticket);
   }
   Ticket all_to_all(const Queue& after, View out, View in) override {
     require(out.size == in.size && in.dtype == out.dtype && in.size % size_ == 0,
             "all_to_all: {} elements into {} among {} ranks", in.size, out.size, size_);
     Ticket ticket = begin(after);
-    grouped("all_to_all", [&] {
+    grouped("all_to_all", [&](Messages& messages) {
       for (int peer = 0; peer < size_; ++peer) {
-        post_send(slice_of(in, peer), peer);
-        post_receive(slice_of(out, peer), peer);
+        messages.send(slice_of(in, peer), peer);
+        messages.receive(slice_of(out, peer), peer);
       }
     });
     return end(ticket);
   }
   Ticket broadcast(const Queue& after, View data, int root) override {
     Ticket ticket = begin(after);
-    comm_->check(ncclBroadcast(data.data, data.data, std::size_t(data.size), type_of(data.dtype), root, *comm_, queue_.stream),
-                 "broadcast");
+    comm_->call("broadcast", [&](ncclComm_t comm) {
+      return ncclBroadcast(data.data, data.data, std::size_t(data.size), type_of(data.dtype), root, comm, queue_.stream);
+    });
     return end(ticket);
   }
   Ticket send(const Queue& after, View data, int to) override {
     Ticket ticket = begin(after);
-    post_send(data, to);
+    grouped("send", [&](Messages& messages) { messages.send(data, to); });
     return end(ticket);
   }
   Ticket receive(const Queue& after, View data, int from) override {
     Ticket ticket = begin(after);
-    post_receive(data, from);
+    grouped("receive", [&](Messages& messages) { messages.receive(data, from); });
     return end(ticket);
   }
 
@@ -122,97 +99,96 @@ class NcclCommunicator final : public Communicator {
     pending_ = false;
   }
   Ticket mark(const Queue& queue) override {
-    auto& stamp = next_stamp();
-    record(stamp.started, queue.stream);
-    stamp.single = true;
+    stamps_.mark(next_, queue.stream);
     return next_++;
   }
   Timing timing(Ticket ticket) override {
     require(ticket >= 0 && ticket < next_ && ticket >= next_ - timings_kept, "timing: collective {} is not among the latest {}",
             ticket, timings_kept);
-    auto& stamp = *stamps_[std::size_t(ticket % timings_kept)];
-    // Elapsed times come as floats: they are measured from a moment that is never far away.
-    if (now() - reference_time_ > 10) {
-      check(cudaEventRecord(reference_, queue_.stream));
-      check(cudaEventSynchronize(reference_));
-      reference_time_ = now();
-    }
-    auto at = [&](cudaEvent_t event) {
-      float milliseconds = 0;
-      check(cudaEventSynchronize(event));
-      check(cudaEventElapsedTime(&milliseconds, reference_, event));
-      return reference_time_ + double(milliseconds) * 1e-3;
-    };
-    double started = at(stamp.started);
-    return {.started = started, .finished = stamp.single ? started : at(stamp.finished), .worked = 0};
+    return stamps_.timing(ticket, queue_.stream);
   }
 
   std::unique_ptr<Communicator> split(int color, int key) override {
     ncclComm_t part = nullptr;
-    auto handle = std::make_unique<NcclHandle>(deadline_, [&](ncclComm_t* made, ncclConfig_t* config) {
-      ncclResult_t result = ncclCommSplit(*comm_, color < 0 ? NCCL_SPLIT_NOCOLOR : color, key, made, config);
-      comm_->check(result, "split");
-      for (double start = now(); color >= 0 && !*made && now() - start < deadline_;)
+    auto handle = std::make_shared<NcclHandle>(options_, [&](ncclComm_t* made, ncclConfig_t* config) {
+      comm_->call("split", [&](ncclComm_t comm) {
+        return ncclCommSplit(comm, color < 0 ? NCCL_SPLIT_NOCOLOR : color, key, made, config);
+      });
+      for (double start = now(); color >= 0 && !*made && now() - start < options_.meeting;)
         std::this_thread::sleep_for(std::chrono::microseconds(50));
       part = *made;
       return part ? ncclInProgress : ncclSuccess;
     });
-    return part ? std::make_unique<NcclCommunicator>(std::move(handle), deadline_) : nullptr;
+    return part ? std::make_unique<NcclCommunicator>(std::move(handle), options_) : nullptr;
   }
+  /// NCCL's own memory, registered as a symmetric window: collectives on it then run without copies and, over NVLink, in the
+  /// switch. Where NCCL has no window for it (no NVLink between the ranks, say) it is registered plainly.
   Memory allocate(std::size_t bytes) override {
+    if (bytes == 0) bytes = 1;
     void* data = nullptr;
-    comm_->check(ncclMemAlloc(&data, bytes ? bytes : 1), "allocating memory");
+    comm_->call("allocating memory", [&](ncclComm_t) { return ncclMemAlloc(&data, bytes); });
+    ncclWindow_t window = nullptr;
+    void* plain = nullptr;
     Memory memory(static_cast<std::byte*>(data), [](std::byte* p) { (void)ncclMemFree(p); });
     check(cudaMemsetAsync(data, 0, bytes, queue_.stream));
     check(cudaStreamSynchronize(queue_.stream));
-    return memory;
+    if (!options_.register_memory || size_ == 1) return memory;
+    comm_->call("registering memory",
+                [&](ncclComm_t comm) { return ncclCommWindowRegister(comm, data, bytes, &window, NCCL_WIN_COLL_SYMMETRIC); });
+    if (!window) comm_->call("registering memory", [&](ncclComm_t comm) { return ncclCommRegister(comm, data, bytes, &plain); });
+    // A communicator that has ended has forgotten its registrations by itself.
+    return Memory(memory.get(), [memory, window, plain, weak = std::weak_ptr(comm_)](std::byte*) {
+      try {
+        if (auto comm = weak.lock())
+          comm->call("giving memory back", [&](ncclComm_t comm) {
+            return window ? ncclCommWindowDeregister(comm, window) : ncclCommDeregister(comm, plain);
+          });
+      } catch (const Error&) {  // something failed earlier and is reported by whoever asks next
+      }
+    });
   }
 
  private:
-  /// When a collective began and ended in the stream; a mark has one moment only.
-  struct Stamp {
-    Event started{cudaEventDefault}, finished{cudaEventDefault};
-    bool single = false;
-  };
-
-  Stamp& next_stamp() {
-    auto& stamp = stamps_[std::size_t(next_ % timings_kept)];
-    if (!stamp) stamp = std::make_unique<Stamp>();
-    return *stamp;
-  }
-  /// Inside a captured step a timed event must be recorded as an external one.
-  static void record(cudaEvent_t event, cudaStream_t stream) {
-    cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
-    check(cudaStreamIsCapturing(stream, &capturing));
-    bool captured = capturing == cudaStreamCaptureStatusActive;
-    check(cudaEventRecordWithFlags(event, stream, captured ? cudaEventRecordExternal : cudaEventRecordDefault));
-  }
   Ticket begin(const Queue& after) {
     require(after.on_gpu, "NCCL moves GPU memory only; ranks on CPUs talk through MPI");
     check(cudaEventRecord(ready_, after.stream));
     check(cudaStreamWaitEvent(queue_.stream, ready_));
-    auto& stamp = next_stamp();
-    stamp.single = false;
-    record(stamp.started, queue_.stream);
+    stamps_.started(next_, queue_.stream);
     pending_ = true;
     return next_++;
   }
   Ticket end(Ticket ticket) {
-    record(stamps_[std::size_t(ticket % timings_kept)]->finished, queue_.stream);
+    stamps_.finished(ticket, queue_.stream);
+    comm_->expect(stamps_.end_of(ticket));
     return ticket;
   }
 
+  void gather(const char* what, View out, View in) {
+    comm_->call(what, [&](ncclComm_t comm) {
+      return ncclAllGather(in.data, out.data, std::size_t(in.size), type_of(in.dtype), comm, queue_.stream);
+    });
+  }
+  /// Messages of one group; remembers the first failure.
+  struct Messages {
+    ncclComm_t comm;
+    cudaStream_t stream;
+    ncclResult_t result;
+    void note(ncclResult_t r) {
+      if (result == ncclSuccess && r != ncclInProgress) result = r;
+    }
+    void send(View data, int to) { note(ncclSend(data.data, std::size_t(data.size), type_of(data.dtype), to, comm, stream)); }
+    void receive(View data, int from) {
+      note(ncclRecv(data.data, std::size_t(data.size), type_of(data.dtype), from, comm, stream));
+    }
+  };
   template <class Body>
   void grouped(const char* what, Body body) {
-    comm_->check(ncclGroupStart(), what);
-    body();
-    comm_->check(ncclGroupEnd(), what);
-  }
-  void post_send(View data, int to) {
-    comm_->check(ncclSend(data.data, std::size_t(data.size), type_of(data.dtype), to, *comm_, queue_.stream), "send");
-  }
-  void post_receive(View data, int from) {
-    comm_->check(ncclRecv(data.data, std::size_t(data.size), type_of(data.dtype), from, *comm_, queue_.stream), "receive");
+    comm_->call(what, [&](ncclComm_t comm) {
+      Messages messages{comm, queue_.stream, ncclGroupStart()};
+      body(messages);
+      ncclResult_t ended = ncclGroupEnd();
+      return messages.result == ncclSuccess ? ended : messages.result;
+    });
   }
   /// Slices differ by at most one element.
   View slice_of(View data, int r) const {
@@ -228,11 +204,11 @@ class NcclCommunicator final : public Communicator {
     std::vector<View> leaves;
     for (int r = 0; r < size_; ++r)
       leaves.push_back(r == rank_ ? mine : others.slice(mine.size * (r < rank_ ? r : r - 1), mine.size));
-    grouped("all_reduce", [&] {
+    grouped("all_reduce", [&](Messages& messages) {
       for (int peer = 0; peer < size_; ++peer)
         if (peer != rank_) {
-          post_send(slice_of(data, peer), peer);
-          post_receive(leaves[std::size_t(peer)], peer);
+          messages.send(slice_of(data, peer), peer);
+          messages.receive(leaves[std::size_t(peer)], peer);
         }
     });
     int left_over = size_ - 1;
@@ -240,14 +216,12 @@ class NcclCommunicator final : public Communicator {
       View y = leaves[std::size_t(left)];
       kernels::add(queue_, --left_over == 0 ? mine : y, y, leaves[std::size_t(right)]);
     });
-    if (data.size % size_ == 0)
-      return comm_->check(ncclAllGather(mine.data, data.data, std::size_t(mine.size), type_of(data.dtype), *comm_, queue_.stream),
-                          "all_reduce");
-    grouped("all_reduce", [&] {
+    if (data.size % size_ == 0) return gather("all_reduce", data, mine);
+    grouped("all_reduce", [&](Messages& messages) {
       for (int peer = 0; peer < size_; ++peer)
         if (peer != rank_) {
-          post_send(mine, peer);
-          post_receive(slice_of(data, peer), peer);
+          messages.send(mine, peer);
+          messages.receive(slice_of(data, peer), peer);
         }
     });
   }
@@ -255,9 +229,12 @@ class NcclCommunicator final : public Communicator {
   void* scratch(std::size_t bytes) {
     if (bytes > scratch_bytes_) {
       check(cudaStreamSynchronize(queue_.stream));
-      if (scratch_) comm_->check(ncclMemFree(std::exchange(scratch_, nullptr)), "giving memory back");
+      void* old = std::exchange(scratch_, nullptr);
       scratch_bytes_ = 0;
-      comm_->check(ncclMemAlloc(&scratch_, bytes), "allocating memory");
+      comm_->call("allocating memory", [&](ncclComm_t) {
+        ncclResult_t result = old ? ncclMemFree(old) : ncclSuccess;
+        return result == ncclSuccess ? ncclMemAlloc(&scratch_, bytes) : result;
+      });
       scratch_bytes_ = bytes;
     }
     return scratch_;
@@ -265,12 +242,11 @@ class NcclCommunicator final : public Communicator {
 
   Stream stream_;
   Queue queue_;
-  std::unique_ptr<NcclHandle> comm_;
-  double deadline_;
+  Stamps stamps_;
+  std::shared_ptr<NcclHandle> comm_;
+  NcclOptions options_;
   int rank_ = 0, size_ = 1;
-  Event ready_{cudaEventDisableTiming}, done_{cudaEventDisableTiming}, reference_{cudaEventDefault};
-  double reference_time_ = -1e9;
-  std::vector<std::unique_ptr<Stamp>> stamps_ = std::vector<std::unique_ptr<Stamp>>(std::size_t(timings_kept));
+  Event ready_, done_;
   Ticket next_ = 0;
   bool pending_ = false;
   void* scratch_ = nullptr;
@@ -279,20 +255,26 @@ class NcclCommunicator final : public Communicator {
 
 }  // namespace
 
-std::unique_ptr<Communicator> open_nccl_communicator(Group& group, const Queue& queue, double deadline) {
+std::unique_ptr<Communicator> open_nccl_communicator(Group& group, const Queue& queue, NcclOptions options) {
   require(queue.on_gpu, "open_nccl_communicator: the queue is not on a GPU");
+  int version = 0;
   ncclUniqueId id = {};
   std::string error;
-  if (group.rank() == 0)
-    if (ncclResult_t result = ncclGetUniqueId(&id); result != ncclSuccess) error = ncclGetErrorString(result);
-  error = group.broadcast(error);
-  require(Exit::peer_lost, error.empty(), "NCCL: rank 0 cannot open a meeting point: {}", error);
+  if (ncclResult_t result = ncclGetVersion(&version); result != ncclSuccess) error = ncclGetErrorString(result);
+  // 2.28.3 to 2.28.8 can crash when a communicator is made again; older ones have no symmetric windows.
+  if (version < NCCL_VERSION(2, 28, 9))
+    error =
+        format_text("NCCL {}.{}.{} is too old: 2.28.9 or newer is needed", {version / 10000, version / 100 % 100, version % 100});
+  if (group.rank() == 0 && error.empty())
+    if (ncclResult_t result = ncclGetUniqueId(&id); result != ncclSuccess)
+      error = format_text("NCCL: rank 0 cannot open a meeting point: {}", {ncclGetErrorString(result)});
+  for (const std::string& one : group.gather(error)) require(Exit::peer_lost, one.empty(), "{}", one);
   std::string bytes = group.broadcast(std::string(id.internal, sizeof id.internal));
   std::memcpy(id.internal, bytes.data(), sizeof id.internal);
-  auto handle = std::make_unique<NcclHandle>(deadline, [&](ncclComm_t* made, ncclConfig_t* config) {
+  auto handle = std::make_shared<NcclHandle>(options, [&](ncclComm_t* made, ncclConfig_t* config) {
     return ncclCommInitRankConfig(made, group.size(), id, group.rank(), config);
   });
-  return std::make_unique<NcclCommunicator>(std::move(handle), deadline);
+  return std::make_unique<NcclCommunicator>(std::move(handle), options);
 }
 
 }  // namespace lockstep::parallel

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <functional>
+
 #include "core/device.h"
 #include "parallel/communicator.h"
 
@@ -14,9 +16,23 @@ std::unique_ptr<Communicator> open_mpi_communicator();
 /// As above; no MPI call moves more than `piece` bytes (messages of 2 GiB and more do not fit MPI's counts).
 std::unique_ptr<Communicator> open_mpi_communicator(std::int64_t piece);
 
-/// The ranks of `group`, on the memory of the queue's GPU, which is the calling thread's current one. Collective; throws
-/// (Exit::peer_lost) when the ranks have not met within `deadline` seconds, and (Exit::usage) in a program built without NCCL.
-std::unique_ptr<Communicator> open_nccl_communicator(Group& group, const Queue& queue, double deadline = 120);
+/// How ranks meet and wait on GPUs.
+struct NcclOptions {
+  double meeting = 120;     ///< seconds for the ranks to meet, and for one call to return
+  double collective = 600;  ///< seconds for a collective to end, once started
+  /// How NCCL spends the GPU's cores: its own choice, fewer at the same speed, or none where copy engines can do it.
+  enum class Policy : std::uint8_t { standard, efficient, copy_engines } policy = Policy::standard;
+  bool register_memory = true;  ///< allocate() registers with NCCL
+  /// Called from another thread when the ranks are lost and NCCL does not even end: what is left is to end the process.
+  std::function<void(const std::string&)> hopeless = {};
+};
+/// The ranks of `group`, on the memory of the queue's GPU, which is the calling thread's current one; no two on one GPU.
+/// Collective; throws (Exit::peer_lost) when the ranks have not met in time, and (Exit::usage) in a program built without NCCL.
+std::unique_ptr<Communicator> open_nccl_communicator(Group& group, const Queue& queue, NcclOptions = {});
+
+/// Collectives on the memory of the queue's device that go through the host, by `host`: for ranks that share a GPU, which NCCL
+/// refuses. join() waits until the sums are back on the host. A queue on the CPU serves tests.
+std::unique_ptr<Communicator> open_host_staged_communicator(const Queue& queue, std::unique_ptr<Communicator> host);
 
 /// The group of all ranks of MPI_COMM_WORLD. Collective.
 std::unique_ptr<Group> open_mpi_group();

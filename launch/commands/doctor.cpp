@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <sys/statvfs.h>
 #include <sys/sysinfo.h>
 #include <unistd.h>
@@ -6,11 +7,15 @@
 #include <CLI/CLI.hpp>
 #include <cstdlib>
 #include <filesystem>
+#include <map>
 #include <sstream>
 
+#include "core/tensor.h"
+#include "kernels/memory.h"
 #include "launch/affinity.h"
 #include "launch/commands/commands.h"
 #include "launch/commands/python.h"
+#include "launch/numa.h"
 #include "launch/session.h"
 #include "launch/version.h"
 
@@ -92,17 +97,80 @@ class Doctor {
                                                   session.threads(), session.threads() == 1 ? "" : "s"));
     for (std::size_t r = 0; r < all.size(); ++r) line(fmt::format("rank {}", r), all[r]);
     if (session.size() > 1) line("between them", session.communicator().name());
-    int gpus = Device::cuda_count();
+    gpus();
+    shared_gpus(session);
+    if (session.device().kind() == DeviceKind::cuda) kernels_run(session);
+  }
+
+  /// Every GPU that this process sees, and how it reaches the others.
+  void gpus() {
     bool built = false;
-    for (const Version& v : versions()) built = built || (v.name == "CUDA" && !v.built.empty());
-    line("GPUs", gpus > 0 ? std::to_string(gpus) : built ? "none found" : "not built in");
-    bool present = fs::exists("/dev/nvidia0") || fs::exists("/proc/driver/nvidia");
+    for (const Version& v : versions()) {
+      built = built || (v.name == "CUDA" && !v.built.empty());
+      // A library may be newer than what was built with, not older: what it lacks shows only when it is called.
+      bool library = v.name == "cuBLASLt" || v.name == "cuDNN" || v.name == "NCCL";
+      if (library && !v.found.empty() && older(v.found, v.built))
+        advice_.push_back(
+            fmt::format("{} {} is older than the {} this program was built with: install a newer one, or build again", v.name,
+                        v.found, v.built));
+    }
+    auto all = Device::gpus();
+    line("GPUs", !all.empty() ? std::to_string(all.size()) : built ? "none found" : "not built in");
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      const GpuInfo& gpu = all[i];
+      std::string near = nearest_cpus(gpu.address);
+      line(fmt::format("GPU {}", i),
+           fmt::format("{}, {} ({} free), compute capability {}.{}, PCI {}{}{}", gpu.name, bytes_text(double(gpu.bytes)),
+                       bytes_text(double(gpu.free)), gpu.major, gpu.minor, gpu.address, near.empty() ? "" : ", ", near));
+      std::string links;
+      for (std::size_t j = 0; j < gpu.to_peers.size(); ++j)
+        if (j != i) links += fmt::format("{}GPU {} by {}", links.empty() ? "" : ", ", j, gpu.to_peers[j]);
+      if (!links.empty()) line("", "reaches " + links);
+    }
+    bool present = fs::exists("/dev/nvidia0") || fs::exists("/dev/nvidiactl") || fs::exists("/proc/driver/nvidia");
     if (present && !built)
       advice_.push_back(
           "there is an NVIDIA GPU, but this program was built without CUDA: configure with LOCKSTEP_CUDA=ON (preset cuda)");
-    if (present && built && gpus == 0)
-      advice_.push_back(
-          "there is an NVIDIA GPU that CUDA cannot use: look at CUDA_VISIBLE_DEVICES, and whether nvidia-smi works");
+    if (built && all.empty()) {
+      line("", Device::cuda_problem());
+      if (present) advice_.push_back("there is an NVIDIA GPU that CUDA cannot use: " + Device::cuda_problem());
+    }
+  }
+
+  /// "9.19.0" < "9.20"
+  static bool older(const std::string& a, const std::string& b) {
+    std::stringstream x(a), y(b);
+    for (std::string u, v; std::getline(y, v, '.');) {
+      if (!std::getline(x, u, '.')) u = "0";
+      if (std::atoi(u.c_str()) != std::atoi(v.c_str())) return std::atoi(u.c_str()) < std::atoi(v.c_str());
+    }
+    return false;
+  }
+
+  void shared_gpus(const Session& session) {
+    const Device& device = session.device();
+    auto places = session.group().gather(
+        device.kind() == DeviceKind::cpu ? "" : fmt::format("{} {}", session.group().node(), device.address()));
+    std::map<std::string, std::vector<std::size_t>> users;
+    for (std::size_t r = 0; r < places.size(); ++r)
+      if (!places[r].empty()) users[places[r]].push_back(r);
+    for (auto& [place, ranks] : users)
+      if (ranks.size() > 1)
+        advice_.push_back(fmt::format("ranks {} compute on one GPU, so their sums go through the host: start one rank a GPU",
+                                      fmt::join(ranks, ", ")));
+  }
+
+  /// A GPU that this program has no code for shows only when a kernel starts.
+  void kernels_run(const Session& session) {
+    try {
+      Tensor t(session.device(), {64});
+      kernels::fill(session.device().queue(), t.view(), 1);
+      kernels::synchronize(session.device().queue());
+      line("", "a kernel ran");
+    } catch (const Error& error) {
+      advice_.push_back(fmt::format("kernels do not run on {} ({}): build with its architecture, CMAKE_CUDA_ARCHITECTURES=native",
+                                    session.device().name(), error.what()));
+    }
   }
 
   void helpers() {

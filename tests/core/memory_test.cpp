@@ -56,6 +56,39 @@ TEST(Arena, MemoryIsAlignedAndMayOutliveTheArena) {
   kept.get()[1000002] = std::byte(2);
 }
 
+TEST(Arena, FullMemorySaysWhoOwnsWhat) {
+  constexpr std::size_t mib = 1 << 20;
+  std::size_t room = 20 * mib;
+  Arena arena(
+      {.allocate = [&](std::size_t bytes) -> std::byte* {
+         if (bytes > room) return nullptr;
+         room -= bytes;
+         return static_cast<std::byte*>(std::malloc(bytes));
+       },
+       .release = [&](std::byte* data) { std::free(data); },
+       .capacity =
+           [&] {
+             return Arena::Capacity{.name = "a GPU", .total = 100 * mib, .free = 9 * mib, .owners = {{"workspaces", 2 * mib}}};
+           }});
+  Memory tensors = arena.allocate(4 * mib);
+  Memory gradients = arena.adopt("gradients", host_memory(3 * mib), 3 * mib);
+  Memory more = arena.adopt("gradients", host_memory(2 * mib), 2 * mib);
+  std::string said;
+  try {
+    arena.allocate(64 * mib);
+  } catch (const Error& error) {
+    said = error.what();
+  }
+  EXPECT_NE(said.find("64 MiB more were asked for"), std::string::npos) << said;
+  for (const char* line : {"\n         4 MiB  tensors and optimizer state in use", "\n         5 MiB  gradients", "\n         2 MiB  workspaces",
+                           "\n        80 MiB  all else", "\n         9 MiB  free, of 100 MiB on a GPU"})
+    EXPECT_NE(said.find(line), std::string::npos) << line << " in" << said;
+  gradients.reset();
+  EXPECT_NE(arena.owners().find("\n         2 MiB  gradients"), std::string::npos) << arena.owners();
+  more.reset();
+  EXPECT_EQ(arena.owners().find("gradients"), std::string::npos) << arena.owners();
+}
+
 TEST(Arena, FullMemoryIsAnErrorAfterUnusedBlocksWereReturned) {
   std::size_t room = 100000;
   Arena arena({[&](std::size_t bytes) -> std::byte* {

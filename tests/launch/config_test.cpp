@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "kernels/base/check.h"
+#include "tests/support/places.h"
 
 namespace lockstep::launch {
 namespace {
@@ -133,7 +134,7 @@ TEST(Config, PrintedTextReadsBackToTheSameConfiguration) {
 
 TEST(Config, ExamplesAreValid) {
   for (const char* name : {"fashion/convnet", "fashion/resnet18", "bible/gpt", "tabular/mlp"})
-    EXPECT_NO_THROW(read_config(std::string(LOCKSTEP_SOURCE_DIR) + "/examples/" + name + ".toml")) << name;
+    EXPECT_NO_THROW(read_config(test::place("LOCKSTEP_SOURCE", LOCKSTEP_SOURCE_DIR) + "/examples/" + name + ".toml")) << name;
 }
 
 TEST(Nearest, PrefersFewEditsAndRefusesFarWords) {

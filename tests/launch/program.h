@@ -13,6 +13,8 @@
 #include <sstream>
 #include <string>
 
+#include "tests/support/places.h"
+
 namespace lockstep::test {
 
 struct Ran {
@@ -23,7 +25,7 @@ struct Ran {
 };
 
 /// The built program for a shell, also inside single quotes; its path may hold spaces.
-inline const std::string program = "\"" LOCKSTEP_PROGRAM "\"";
+inline const std::string program = "\"" + place("LOCKSTEP_PROGRAM", LOCKSTEP_PROGRAM) + "\"";
 
 /// Runs the built program in a folder of its own, alone and under mpirun.
 class ProgramTest : public testing::Test {

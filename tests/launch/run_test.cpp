@@ -16,7 +16,7 @@ struct Run : ProgramTest {
       if (name.find_first_not_of("0123456789") != std::string::npos) continue;
       std::error_code error;
       if (std::filesystem::read_symlink(entry.path() / "cwd", error) != std::filesystem::canonical(folder_) || error) continue;
-      if (std::filesystem::read_symlink(entry.path() / "exe", error) == std::filesystem::canonical(LOCKSTEP_PROGRAM))
+      if (std::filesystem::read_symlink(entry.path() / "exe", error) == std::filesystem::canonical(place("LOCKSTEP_PROGRAM", LOCKSTEP_PROGRAM)))
         found.push_back(std::stoi(name));
     }
     return found;

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tests/support/devices.h"
+#include "tests/support/places.h"
 
 namespace lockstep::test {
 namespace {
@@ -60,7 +61,7 @@ Tensor GoldenCase::load_integers(Device& device, const std::string& tensor) cons
 }
 
 std::vector<GoldenCase> read_golden(const std::string& name) {
-  std::string path = std::string(LOCKSTEP_SOURCE_DIR) + "/tests/golden/" + name + ".safetensors";
+  std::string path = place("LOCKSTEP_SOURCE", LOCKSTEP_SOURCE_DIR) + "/tests/golden/" + name + ".safetensors";
   std::ifstream file(path, std::ios::binary);
   require(bool(file), "cannot read {}: run tests/golden/make.py", path);
   std::string bytes((std::istreambuf_iterator<char>(file)), {});
