@@ -2,68 +2,100 @@
 #include <cstring>
 #include <functional>
 #include <list>
+#include <optional>
 #include <thread>
 #include <utility>
 
-#include "kernels/memory.h"
+#include "parallel/machines.h"
 #include "parallel/mpi_check.h"
 #include "parallel/open_communicator.h"
-#include "parallel/shared_sums.h"
+#include "parallel/shared_window.h"
 #include "parallel/timings.h"
 #include "parallel/tree.h"
 
 namespace lockstep::parallel {
 namespace {
 
-/// An all_reduce of memory from allocate() between ranks of one machine goes through shared memory (SharedSums). All else are
-/// collectives out of point-to-point messages. MPI's own non-blocking ones need many rounds (a ring: 2 (P - 1)), and a round ends
-/// only when somebody asks; here an all_reduce has two rounds at any size: slices go straight to the rank that adds them, sums go
-/// straight back. Every message carries the number of its collective, so that ranks may be at different rounds of several of
-/// them. Sums are those of the exact tree for either Reduction.
+/// Collectives on memory from allocate() go through a window that the ranks of a machine share: an all_reduce adds there, and
+/// between machines only sums travel (Machines). All else are collectives out of point-to-point messages. MPI's own non-blocking
+/// ones need many rounds (a ring: 2 (P - 1)), and a round ends only when somebody asks; here an all_reduce has two rounds at any
+/// size: slices go straight to the rank that adds them, sums go straight back. Every message carries the number of its
+/// collective, so that ranks may be at different rounds of several of them. Sums are those of the exact tree for either
+/// Reduction.
 class MpiCommunicator final : public Communicator {
  public:
-  MpiCommunicator(MPI_Comm comm, std::int64_t piece) : comm_(comm), piece_(piece) {
-    if (size() > 1) shared_ = SharedSums::open(comm_, [this](View y, View a, View b) { add(y, a, b); });
+  MpiCommunicator(MPI_Comm comm, const MpiOptions& options) : comm_(comm), options_(options) {
+    if (size() == 1) return;
+    machine_comm_.emplace(machine_of(comm_, options.machine));
+    const MpiHandle& machine = *machine_comm_;
+    std::vector<int> first(std::size_t(size()), rank());  // the first rank of everyone's machine
+    check_mpi(MPI_Bcast(&first[std::size_t(rank())], 1, MPI_INT, 0, machine));
+    check_mpi(MPI_Allgather(MPI_IN_PLACE, 0, MPI_INT, first.data(), 1, MPI_INT, comm_));
+    machines_.emplace(first, rank());
+    for (int c = 0; c < machines_->columns(); ++c)
+      if (machines_->handler(machines_->mine(), c) == rank()) columns_.push_back(c);
+    window_ = SharedWindow::open(machine);
+    if (!agreed(window_ != nullptr)) window_.reset();
+    if (window_ && window_->crowded()) spins_ = 0;
   }
 
   int rank() const override { return comm_.rank; }
   int size() const override { return comm_.size; }
-  const char* name() const override { return shared_ ? "mpi, shared memory" : "mpi"; }
+  const char* name() const override { return window_ ? "mpi, shared memory" : "mpi"; }
 
   Ticket all_reduce(const Queue& after, View data, Reduction) override {
     Pending& p = begin("all_reduce", after);
-    if (shared_ && shared_->holds(data)) {
-      auto sum = shared_->arrive(data);
-      p.until = [this, sum] { return shared_->may_add(sum); };
-      p.next = [this, &p, sum, data] {
-        shared_->add(sum, data);
-        p.until = [this, sum] { return shared_->all_added(sum); };
+    require(data.dtype != DType::u8, "all_reduce: sums are defined on f32, bf16 and i32, not on u8");
+    if (through_window(p, data, Work::all_reduce)) {
+      p.next = [this, &p] {
+        window_->check(p.number_in_window);
+        machines_->count() == 1 ? add_on_machine(p) : add_between_machines(p);
       };
       return end(p);
     }
-    View mine = slice_of(data, rank());
-    scatter(p, data, mine.size);
-    p.next = [this, &p, data, mine] {
-      sum(p, mine, mine);
-      gather(p, data, mine);
+    p.data = data;
+    scatter(p, [this, data](int r) { return part_of(data, r, size()); });
+    p.next = [this, &p] {
+      View slice = part_of(p.data, rank(), size());
+      sum(p, slice, slice);
+      gather(p, slice, [this, data = p.data](int r) { return part_of(data, r, size()); });
     };
     return end(p);
   }
   Ticket reduce_scatter(const Queue& after, View out, View in) override {
-    require(in.size == out.size * size() && in.dtype == out.dtype,
+    require(in.size == out.size * size() && in.dtype == out.dtype && in.dtype != DType::u8,
             "reduce_scatter: {} {} elements into {} {} on each of {} ranks", in.size, name_of(in.dtype), out.size,
             name_of(out.dtype), size());
     Pending& p = begin("reduce_scatter", after);
-    scatter(p, in, out.size);
-    p.next = [this, &p, out, in] { sum(p, out, slice_of(in, rank())); };
+    if (one_machine() && through_window(p, in, Work::reduce_scatter)) {
+      p.next = [this, &p, out] {
+        window_->check(p.number_in_window);
+        auto leaves = window_->everyones(even_slice(p.data, rank()));
+        kernels::Store store{0, out.data};
+        kernels::merge_sums(leaves, machines_->local_merges(), {&store, 1});
+        finish_in_window(p);
+      };
+      return end(p);
+    }
+    scatter(p, [this, in](int r) { return even_slice(in, r); });
+    p.next = [this, &p, out, in] { sum(p, out, even_slice(in, rank())); };
     return end(p);
   }
   Ticket all_gather(const Queue& after, View out, View in) override {
-    require(out.size == in.size * size() && in.dtype == out.dtype, "all_gather: {} {} elements of each of {} ranks into {} {}",
+    require(out.size == in.size * size() && out.dtype == in.dtype, "all_gather: {} {} elements of each of {} ranks into {} {}",
             in.size, name_of(in.dtype), size(), out.size, name_of(out.dtype));
     Pending& p = begin("all_gather", after);
-    copy(slice_of(out, rank()), in);
-    gather(p, out, slice_of(out, rank()));
+    if (one_machine() && through_window(p, out, Work::all_gather)) {
+      p.next = [this, &p, in] {
+        window_->check(p.number_in_window);
+        for (View to : window_->everyones(even_slice(p.data, rank()))) copy(to, in);
+        finish_in_window(p);
+      };
+      return end(p);
+    }
+    View mine = even_slice(out, rank());
+    copy(mine, in);
+    gather(p, mine, [this, out](int r) { return even_slice(out, r); });
     return end(p);
   }
   Ticket all_to_all(const Queue& after, View out, View in) override {
@@ -71,13 +103,22 @@ class MpiCommunicator final : public Communicator {
             "all_to_all: {} {} elements into {} {} among {} ranks", in.size, name_of(in.dtype), out.size, name_of(out.dtype),
             size());
     Pending& p = begin("all_to_all", after);
-    copy(slice_of(out, rank()), slice_of(in, rank()));
-    for_each_peer([&](int peer) { receive(p, slice_of(out, peer), peer, tag(p)); });
-    for_each_peer([&](int peer) { send(p, slice_of(in, peer), peer, tag(p)); });
+    copy(even_slice(out, rank()), even_slice(in, rank()));
+    for_each_peer([&](int peer) { receive(p, even_slice(out, peer), peer, tag(p)); });
+    for_each_peer([&](int peer) { send(p, even_slice(in, peer), peer, tag(p)); });
     return end(p);
   }
   Ticket broadcast(const Queue& after, View data, int root) override {
     Pending& p = begin("broadcast", after);
+    if (one_machine() && through_window(p, data, Work::broadcast)) {
+      p.next = [this, &p, root] {
+        window_->check(p.number_in_window);
+        if (rank() == root)
+          for (View to : window_->everyones(p.data)) copy(to, p.data);
+        finish_in_window(p);
+      };
+      return end(p);
+    }
     for_each_piece(data, [&](void* at, int bytes) { check_mpi(MPI_Ibcast(at, bytes, MPI_BYTE, root, comm_, add_request(p))); });
     return end(p);
   }
@@ -101,8 +142,14 @@ class MpiCommunicator final : public Communicator {
     timings_[oldest].worked += now() - start;
   }
   void join(const Queue&) override {
-    while (!pending_.empty())
-      if (!test()) std::this_thread::yield();
+    for (int idle = 0; !pending_.empty();) {
+      if (test())
+        idle = 0;
+      else if (++idle > patience && window_ && requests_.empty())
+        window_->sleep([&] { return test(); });
+      else if (idle > spins_)
+        std::this_thread::yield();
+    }
   }
   Ticket mark(const Queue&) override { return timings_.open(); }
   Timing timing(Ticket ticket) override { return timings_[ticket]; }
@@ -110,14 +157,17 @@ class MpiCommunicator final : public Communicator {
   std::unique_ptr<Communicator> split(int color, int key) override {
     MPI_Comm part = MPI_COMM_NULL;
     check_mpi(MPI_Comm_split(comm_, color < 0 ? MPI_UNDEFINED : color, key, &part));
-    return part == MPI_COMM_NULL ? nullptr : std::make_unique<MpiCommunicator>(part, piece_);
+    return part == MPI_COMM_NULL ? nullptr : std::make_unique<MpiCommunicator>(part, options_);
   }
   Memory allocate(std::size_t bytes) override {
-    Memory memory = shared_ ? shared_->allocate(bytes) : nullptr;
+    Memory memory = window_ ? window_->allocate(bytes) : nullptr;
+    if (window_ && !agreed(memory != nullptr)) memory.reset();
     return memory ? memory : host_memory(bytes);
   }
 
  private:
+  static constexpr int patience = 4096;  // looks before a waiting rank sleeps: waking up takes longer than most waits
+  enum class Work : std::uint8_t { all_reduce, reduce_scatter, all_gather, broadcast };
   struct Scratch {
     Memory memory;
     std::size_t bytes = 0;
@@ -127,10 +177,28 @@ class MpiCommunicator final : public Communicator {
     Ticket ticket = 0;
     double begun = 0;
     int number = 0, round = 0, messages = 0;
-    std::function<bool()> until = {};
+    std::uint64_t number_in_window = 0;
+    View data = {};
+    std::function<bool()> until = {};  // captures fit into the function itself: no memory is asked for
     std::function<void()> next = {};
     Scratch scratch = {};
   };
+
+  static MPI_Comm machine_of(const MpiHandle& comm, int color) {
+    MPI_Comm machine = MPI_COMM_NULL;
+    check_mpi(MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, comm.rank, MPI_INFO_NULL, &machine));
+    if (color < 0) return machine;
+    MPI_Comm part = MPI_COMM_NULL;
+    check_mpi(MPI_Comm_split(machine, color, comm.rank, &part));
+    check_mpi(MPI_Comm_free(&machine));
+    return part;
+  }
+  bool agreed(bool mine) const {
+    int value = mine, all = 0;
+    check_mpi(MPI_Allreduce(&value, &all, 1, MPI_INT, MPI_LAND, comm_));
+    return all != 0;
+  }
+  bool one_machine() const { return machines_ && machines_->count() == 1; }
 
   // ---- the life of a collective
   Pending& begin(const char* what, const Queue& after, bool collective = true) {
@@ -139,7 +207,7 @@ class MpiCommunicator final : public Communicator {
     p.ticket = timings_.open();
     p.begun = timings_[p.ticket].started;
     timings_[p.ticket].finished = 0;  // until it has
-    if (collective) p.number = numbers_++ % 8192;
+    if (collective) p.number = numbers_++ % 4096;
     return p;
   }
   Ticket end(Pending& p) {
@@ -200,8 +268,8 @@ class MpiCommunicator final : public Communicator {
   }
   template <class F>
   void for_each_piece(View data, F f) {
-    for (std::int64_t at = 0, bytes = std::int64_t(data.bytes()); at < bytes; at += piece_)
-      f(static_cast<char*>(data.data) + at, int(std::min(piece_, bytes - at)));
+    for (std::int64_t at = 0, bytes = std::int64_t(data.bytes()); at < bytes; at += options_.piece)
+      f(static_cast<char*>(data.data) + at, int(std::min(options_.piece, bytes - at)));
   }
   void send(Pending& p, View data, int to, int tag) {
     for_each_piece(data, [&](void* at, int bytes) { check_mpi(MPI_Isend(at, bytes, MPI_BYTE, to, tag, comm_, add_request(p))); });
@@ -211,56 +279,144 @@ class MpiCommunicator final : public Communicator {
                    [&](void* at, int bytes) { check_mpi(MPI_Irecv(at, bytes, MPI_BYTE, from, tag, comm_, add_request(p))); });
   }
   /// 0 is for send() and receive(), whose order is enough.
-  static int tag(const Pending& p) { return 1 + p.number * 2 + p.round; }
+  static int tag(const Pending& p) { return 1 + p.number * 4 + p.round; }
   /// All other ranks, beginning behind this one, so that not all talk to the same rank first.
   template <class F>
   void for_each_peer(F f) {
     for (int i = 1; i < size(); ++i) f((rank() + i) % size());
   }
-  /// Slices differ by at most one element.
-  View slice_of(View data, int r) const {
-    std::int64_t begin = data.size * r / size(), end = data.size * (r + 1) / size();
-    return data.slice(begin, end - begin);
-  }
+  View even_slice(View data, int r) const { return data.slice(data.size / size() * r, data.size / size()); }
   static void copy(View to, View from) {
     if (to.data != from.data && from.size > 0) std::memcpy(to.data, from.data, from.bytes());
   }
 
-  // ---- rounds
-  /// Each rank's slice of `in` goes to that rank; what comes lands in scratch, in rank order without this rank.
-  void scatter(Pending& p, View in, std::int64_t own) {
-    require(in.dtype != DType::u8, "sums are defined on f32, bf16 and i32, not on u8");
-    p.scratch = take(std::size_t(own) * size_of(in.dtype) * std::size_t(size() - 1));
-    for_each_peer([&](int peer) { receive(p, scratch_of(p, peer, own, in.dtype), peer, tag(p)); });
-    for_each_peer([&](int peer) { send(p, slice_of(in, peer), peer, tag(p)); });
+  // ---- rounds of messages between all ranks
+  /// Each rank's slice goes to that rank; what comes lands in scratch, in rank order without this rank.
+  template <class Slice>
+  void scatter(Pending& p, Slice slice) {
+    View own = slice(rank());
+    p.scratch = take(own.bytes() * std::size_t(size() - 1));
+    for_each_peer([&](int peer) { receive(p, scratch_of(p, peer, own), peer, tag(p)); });
+    for_each_peer([&](int peer) { send(p, slice(peer), peer, tag(p)); });
   }
   /// out = own + what scatter() brought, in the order of the tree.
   void sum(Pending& p, View out, View own) {
-    copy(out, own);
     std::vector<View> leaves;
-    for (int r = 0; r < size(); ++r) leaves.push_back(r == rank() ? out : scratch_of(p, r, out.size, out.dtype));
-    int left_over = size() - 1;
-    for_each_merge(size(), [&](int left, int right) {
-      View y = leaves[std::size_t(left)];
-      add(--left_over == 0 ? out : y, y, leaves[std::size_t(right)]);
-    });
+    for (int r = 0; r < size(); ++r) leaves.push_back(r == rank() ? own : scratch_of(p, r, own));
+    kernels::Store store{0, out.data};
+    kernels::merge_sums(leaves, all_merges(), {&store, 1});
   }
-  void add(View y, View a, View b) {
-    if (y.dtype != DType::i32) return kernels::add(queue_, y, a, b);
-    if (y.data == b.data) std::swap(a, b);
-    copy(y, a);
-    for (std::int64_t at = 0; at < y.size; at += piece_) {
-      int count = int(std::min(piece_, y.size - at));
-      check_mpi(MPI_Reduce_local(b.slice(at, count).data, y.slice(at, count).data, count, MPI_INT32_T, MPI_SUM));
-    }
-  }
-  void gather(Pending& p, View out, View mine) {
-    for_each_peer([&](int peer) { receive(p, slice_of(out, peer), peer, tag(p)); });
+  template <class Slice>
+  void gather(Pending& p, View mine, Slice slice) {
+    for_each_peer([&](int peer) { receive(p, slice(peer), peer, tag(p)); });
     for_each_peer([&](int peer) { send(p, mine, peer, tag(p)); });
   }
-  View scratch_of(const Pending& p, int r, std::int64_t size, DType dtype) const {
-    return View{p.scratch.memory.get(), size * (this->size() - 1), dtype}.slice(size * (r < rank() ? r : r - 1), size);
+  static View scratch_of(const Pending& p, int r, int rank, View own) {
+    return {p.scratch.memory.get() + own.bytes() * std::size_t(r < rank ? r : r - 1), own.size, own.dtype};
   }
+  View scratch_of(const Pending& p, int r, View own) const { return scratch_of(p, r, rank(), own); }
+  const std::vector<kernels::Merge>& all_merges() {
+    if (all_merges_.empty()) for_each_merge(size(), [&](int left, int right) { all_merges_.push_back({left, right}); });
+    return all_merges_;
+  }
+
+  // ---- through shared memory
+  /// Whether the collective goes through the window; then `next` runs when everybody has arrived.
+  bool through_window(Pending& p, View data, Work work) {
+    if (!window_ || !window_->holds(data)) return false;
+    p.data = data;
+    p.number_in_window = window_->arrive(data, int(work));
+    p.until = [this, &p] { return window_->may_work(p.number_in_window); };
+    return true;
+  }
+  void finish_in_window(Pending& p) {
+    window_->finish(p.number_in_window);
+    p.until = [this, &p] { return window_->all_finished(p.number_in_window); };
+  }
+
+  /// This rank's columns of the sum, stored to every rank of the machine.
+  void add_on_machine(Pending& p) {
+    for (int c : columns_) {
+      auto leaves = window_->everyones(machines_->column(p.data, c));
+      store_to_all(leaves, leaves, machines_->local_merges(), 0);
+    }
+    finish_in_window(p);
+  }
+  void store_to_all(std::span<const View> leaves, std::span<const View> places, std::span<const kernels::Merge> merges, int sum) {
+    stores_.clear();
+    for (View place : places) stores_.push_back({sum, place.data});
+    kernels::merge_sums(leaves, merges, stores_);
+  }
+
+  /// The machine's own sums of this rank's columns go to the machines that add them up.
+  void add_between_machines(Pending& p) {
+    const int here = machines_->mine();
+    std::size_t bytes = 0;
+    for_each_piece_here(p, [&](int, int machine, View piece) {
+      int sums = machines_->sums(here);
+      if (machine == here)
+        for (int m = 0; m < machines_->count(); ++m) sums += m == here ? 0 : machines_->sums(m);
+      bytes += piece.bytes() * std::size_t(sums);
+    });
+    p.scratch = take(bytes);
+    std::byte* at = p.scratch.memory.get();
+    for_each_piece_here(p, [&](int column, int machine, View piece) {
+      auto leaves = window_->everyones(piece);
+      stores_.clear();
+      std::byte* first = at + (machine == here ? sums_before(here) * piece.bytes() : 0);
+      for (int sum : machines_->local_sums()) stores_.push_back({sum, first + std::size_t(stores_.size()) * piece.bytes()});
+      kernels::merge_sums(leaves, machines_->local_merges(), stores_);
+      for (int m = 0; m < machines_->count(); ++m) {
+        if (machine != here && m != machine) continue;
+        const int peer = machines_->handler(m, column);
+        const int count = machines_->sums(machine == here ? m : here);
+        for (int i = 0; i < count; ++i, at += piece.bytes()) {
+          if (m == here) continue;
+          View view{at, piece.size, piece.dtype};
+          machine == here ? receive(p, view, peer, tag(p)) : send(p, view, peer, tag(p));
+        }
+      }
+    });
+    p.next = [this, &p] { merge_machines(p); };
+  }
+  /// All sums of this rank's pieces are here: the rest of the tree, for this machine's ranks and for the other machines.
+  void merge_machines(Pending& p) {
+    const int here = machines_->mine();
+    std::byte* at = p.scratch.memory.get();
+    for_each_piece_here(p, [&](int column, int machine, View piece) {
+      if (machine != here) {
+        at += piece.bytes() * std::size_t(machines_->sums(here));
+        receive(p, piece, machines_->handler(machine, column), tag(p));
+        return;
+      }
+      std::vector<View> leaves;
+      for (int i = 0, all = int(sums_before(machines_->count())); i < all; ++i, at += piece.bytes())
+        leaves.push_back({at, piece.size, piece.dtype});
+      store_to_all(leaves, window_->everyones(piece), machines_->merges(), machines_->result());
+      for (int m = 0; m < machines_->count(); ++m)
+        if (m != here) send(p, piece, machines_->handler(m, column), tag(p));
+    });
+    p.next = [this, &p] {
+      for_each_piece_here(p, [&](int, int machine, View piece) {
+        if (machine == machines_->mine()) return;
+        for (View to : window_->everyones(piece)) copy(to, piece);
+      });
+      finish_in_window(p);
+    };
+  }
+  /// Sums of the machines before this one.
+  std::size_t sums_before(int machine) const {
+    std::size_t before = 0;
+    for (int m = 0; m < machine; ++m) before += std::size_t(machines_->sums(m));
+    return before;
+  }
+  template <class F>
+  void for_each_piece_here(const Pending& p, F f) {
+    for (int column : columns_)
+      for (int machine = 0; machine < machines_->count(); ++machine)
+        f(column, machine, machines_->piece(p.data, column, machine));
+  }
+
   Scratch take(std::size_t bytes) {
     if (bytes == 0) return {};
     auto found = std::ranges::find_if(free_, [&](auto& s) { return s.bytes >= bytes; });
@@ -271,9 +427,14 @@ class MpiCommunicator final : public Communicator {
   }
 
   MpiHandle comm_;
-  std::int64_t piece_;
-  std::unique_ptr<SharedSums> shared_;
-  Queue queue_;
+  std::optional<MpiHandle> machine_comm_;  // with more than one rank
+  MpiOptions options_;
+  std::optional<Machines> machines_;  // with more than one rank
+  std::vector<int> columns_;          // that this rank handles
+  int spins_ = 64;                    // looks before a waiting rank lets others have its core
+  std::unique_ptr<SharedWindow> window_;
+  std::vector<kernels::Merge> all_merges_;
+  std::vector<kernels::Store> stores_;
   Timings timings_;
   int numbers_ = 0;
   std::list<Pending> pending_;
@@ -286,11 +447,8 @@ class MpiCommunicator final : public Communicator {
 
 }  // namespace
 
-std::unique_ptr<Communicator> open_mpi_communicator(std::int64_t piece) {
-  return std::make_unique<MpiCommunicator>(duplicate(MPI_COMM_WORLD), piece);
-}
-std::unique_ptr<Communicator> open_mpi_communicator() {
-  return open_mpi_communicator(std::int64_t(1) << 30);
+std::unique_ptr<Communicator> open_mpi_communicator(MpiOptions options) {
+  return std::make_unique<MpiCommunicator>(duplicate(MPI_COMM_WORLD), options);
 }
 
 }  // namespace lockstep::parallel

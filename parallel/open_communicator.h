@@ -10,11 +10,13 @@ namespace lockstep::parallel {
 /// A communicator of one rank. allocate() gives memory of `device`, or host memory without one.
 std::unique_ptr<Communicator> open_solo_communicator(Device* device = nullptr);
 
+struct MpiOptions {
+  std::int64_t piece = std::int64_t(1) << 30;  ///< bytes of one message at most: 2 GiB and more do not fit MPI's counts
+  int machine = -1;  ///< for tests: ranks of one machine that say different numbers act as if they were on different machines
+};
 /// All ranks of MPI_COMM_WORLD, on host memory. MPI has been started by the caller and is called from this thread only.
 /// Collective.
-std::unique_ptr<Communicator> open_mpi_communicator();
-/// As above; no MPI call moves more than `piece` bytes (messages of 2 GiB and more do not fit MPI's counts).
-std::unique_ptr<Communicator> open_mpi_communicator(std::int64_t piece);
+std::unique_ptr<Communicator> open_mpi_communicator(MpiOptions = {});
 
 /// How ranks meet and wait on GPUs.
 struct NcclOptions {

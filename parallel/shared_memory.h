@@ -18,8 +18,8 @@ struct SharedMemory {
   explicit operator bool() const { return mine != nullptr; }
 };
 
-/// `bytes` zeroed bytes for each rank of `comm`; absent on every rank when they are not all on one machine or any of them cannot
-/// get the memory. The pieces belong to no file system: a small /dev/shm is no obstacle and nothing is left behind. Collective;
+/// `bytes` zeroed bytes for each rank of `comm`; absent on every rank when they do not see each other's memory or any of them
+/// cannot get it. The pieces belong to no file system: a small /dev/shm is no obstacle and nothing is left behind. Collective;
 /// giving the memory back is not.
 SharedMemory share_memory(MPI_Comm comm, std::size_t bytes);
 

@@ -2,9 +2,10 @@
 //
 //     mpirun -n 2 build/cpu/benchmarks/parallel_all_reduce [--rounds 9] [--from 4096] [--to 67108864]
 //
-// For each size, in turn: ours on memory from Communicator::allocate(), MPI's in place on ordinary memory, and every rank copying as
-// many bytes at the same time, which is the limit for two ranks: both read and write 2 x bytes each way. Every rank's buffer is
-// written before each call, as backward writes gradients. One JSON object a size; times are of the slowest rank, medians over rounds.
+// For each size, in turn: ours on memory from Communicator::allocate(), MPI's in place on ordinary memory, and every rank copying
+// as many bytes at the same time, which is the limit for two ranks: both read and write 2 x bytes each way. Every rank's buffer
+// is written before each call, as backward writes gradients. One JSON object a size; times are of the slowest rank, medians over
+// rounds.
 #include <mpi.h>
 
 #include <CLI/CLI.hpp>
