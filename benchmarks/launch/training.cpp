@@ -1,5 +1,5 @@
-// Lockstep's side of benchmarks/cpu_vs_peers.py: trains the model that FOLDER/case.json describes on the batches that lie there,
-// some steps at a time, when it is its turn (benchmarks/peers/turns.py says how turns are taken).
+// Lockstep's side of benchmarks/cpu_vs_peers.py and gpu/vs_peers.py: trains the model that FOLDER/case.json describes on the
+// batches that lie there, some steps at a time, when it is its turn (benchmarks/peers/turns.py says how turns are taken).
 //
 //     [mpirun -n 2] launch_training FOLDER
 
@@ -17,6 +17,7 @@
 #include "core/nn/resnet.h"
 #include "core/optim/adamw.h"
 #include "core/optim/sgd.h"
+#include "kernels/memory.h"
 #include "launch/session.h"
 #include "parallel/data_parallel.h"
 
@@ -52,6 +53,7 @@ std::unique_ptr<nn::Model> make_model(ParameterSet& set, const json& c) {
                                                            .width = c["width"],
                                                            .heads = c["heads"]});
   if (kind == "convnet") return std::make_unique<nn::ConvNet>(set, nn::ConvNet::Options{});
+  if (kind == "resnet50") return std::make_unique<nn::ResNet>(set, nn::ResNet::Options{});
   require(Exit::usage, kind == "resnet18", "unknown model {}", kind);
   return std::make_unique<nn::ResNet>(
       set, nn::ResNet::Options{.depth = 18, .height = 32, .width = 32, .channels = 3, .classes = 10, .small_stem = true});
@@ -95,18 +97,19 @@ void write_weights(const Device& device, const ParameterSet& set, const std::str
   write(folder + "/weights.json", list.dump());
 }
 
-std::int64_t peak_bytes() {
+std::int64_t peak_bytes(Device& device) {
+  if (device.kind() == DeviceKind::cuda) return std::int64_t(device.arena().peak_bytes());
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return std::int64_t(usage.ru_maxrss) * 1024;
 }
 
-void train(launch::Session& session, const std::string& folder) {
-  json c = read_json(folder + "/case.json");
-  std::int64_t before = peak_bytes(), rows = c["rows"], batches = c["batches"];
+void train(launch::Session& session, const std::string& folder, const json& c) {
   Device& device = session.device();
+  std::int64_t before = peak_bytes(device), rows = c["rows"], batches = c["batches"];
   const Queue& queue = device.queue();
-  ParameterSet set(device);
+  const DType type = c.value("precision", "f32") == "bf16" ? DType::bf16 : DType::f32;
+  ParameterSet set(device, type);
   auto model = make_model(set, c);
   parallel::DataParallel strategy(set, session.communicator(), session.group(), {});
   auto optimizer = make_optimizer(set, c, strategy.flat(), strategy.gradients());
@@ -121,6 +124,12 @@ void train(launch::Session& session, const std::string& folder) {
   auto targets =
       read_batches<std::int32_t>(device, folder + "/targets.bin", target, rows, batches, session.rank(), session.size());
   float weight = float(targets[0].size());
+  for (Tensor& x : inputs)
+    if (!tokens && type != DType::f32) {
+      Tensor rounded(device, x.shape(), type);
+      kernels::cast(queue, rounded.view(), x.view());
+      x = rounded;
+    }
 
   std::int64_t step = 0;
   for (int turn = 0;; ++turn) {
@@ -130,7 +139,9 @@ void train(launch::Session& session, const std::string& folder) {
     if (order["who"] == "end") return;
     if (order["who"] != name) continue;
     std::vector<double> losses, times;
+    std::vector<Tensor> kept;  // a GPU's are read when all steps are done: it need not wait for the host
     session.group().barrier();
+    double began = now();
     for (int i = 0; i < order["steps"]; ++i, ++step) {
       double begun = now();
       strategy.begin_step();
@@ -141,12 +152,21 @@ void train(launch::Session& session, const std::string& folder) {
       tape.backward(loss, 1 / (weight * float(session.size())));
       strategy.finish_step();
       optimizer->step(c["rate"], c["clip"]);
+      if (device.kind() == DeviceKind::cuda) {
+        kept.push_back(loss);
+        continue;
+      }
       losses.push_back(download(queue, loss)[0] / weight);
       times.push_back(now() - begun);
     }
+    if (!kept.empty()) {
+      kernels::synchronize(queue);
+      times.assign(kept.size(), (now() - began) / double(kept.size()));
+      for (const Tensor& loss : kept) losses.push_back(download(queue, loss)[0] / weight);
+    }
     json result = {{"losses", losses},
                    {"seconds", times},
-                   {"peak_bytes", peak_bytes()},
+                   {"peak_bytes", peak_bytes(device)},
                    {"bytes_before", before},
                    {"threads", session.threads()},
                    {"placement", session.placement()},
@@ -161,8 +181,9 @@ void train(launch::Session& session, const std::string& folder) {
 int main(int argc, char** argv) {
   return launch::guarded([&] {
     require(Exit::usage, argc == 2, "usage: {} FOLDER", argv[0]);
-    launch::Session session({.device = "cpu"});
-    train(session, argv[1]);
+    json c = read_json(std::string(argv[1]) + "/case.json");
+    launch::Session session({.device = c.value("device", "cpu")});
+    train(session, argv[1], c);
     return 0;
   });
 }

@@ -1,4 +1,5 @@
 #include <CLI/CLI.hpp>
+#include <filesystem>
 
 #include "kernels/base/check.h"
 #include "launch/commands/commands.h"
@@ -15,6 +16,8 @@ struct Options {
 
 /// The script is part of the program: no file to be found at run time.
 int plot_command(const Options& options) {
+  for (const std::string& run : options.runs)
+    require(Exit::bad_data, std::filesystem::exists(run + "/metrics.jsonl"), "{} is no run: it has no metrics.jsonl", run);
   std::string python = plotting_python();
   require(Exit::usage, !python.empty(), "plot needs python3 with matplotlib: apt install python3-matplotlib");
   std::vector<std::string> words = {python, "-c", plot_script, options.out.empty() ? options.runs[0] : options.out};
