@@ -7,7 +7,7 @@ namespace lockstep::io {
 /// The rows of one lane for one step, on the device that trains.
 /// Tokens: inputs (rows, length) i32, targets (rows, length) i32, shifted by one. Images: inputs (rows, height, width, channels)
 /// in the compute type, normalised; targets (rows) i32. Tabular: inputs (rows, columns); targets (rows) i32 or (rows, outputs)
-/// f32.
+/// f32. A lane without rows (the last step of an epoch with tail = partial) has absent tensors.
 struct Batch {
   Tensor inputs, targets;
   double weight = 0;  ///< what a loss summed over this lane is divided by, summed over all lanes: targets that count

@@ -16,8 +16,13 @@ namespace {
 /// Reads batch after batch on a thread of its own, at most `ahead` before they are taken.
 class Prefetcher {
  public:
-  /// Sets the rows of batch `index`; false: there are no more.
-  using Plan = std::function<bool(std::int64_t index, std::vector<std::int64_t>& rows)>;
+  /// What batch `index` holds, and what decides its random draws (training).
+  struct Want {
+    std::vector<std::int64_t> rows;
+    std::optional<RandomKey> draws;
+  };
+  /// Fills it in; false: there are no more.
+  using Plan = std::function<bool(std::int64_t index, Want& want)>;
 
   Prefetcher(const Dataset& dataset, Device& device, DType dtype, std::size_t ahead, Plan plan)
       : dataset_(dataset),
@@ -69,16 +74,26 @@ class Prefetcher {
   };
 
   void run() {
-    std::vector<std::int64_t> rows;
+    std::deque<Want> planned;  // what comes next, told to the dataset before it is read
+    std::int64_t index = 0;
+    bool more = true;
     try {
-      for (std::int64_t index = 0;; ++index) {
+      for (;;) {
         {
           std::unique_lock lock(mutex_);
           changed_.wait(lock, [&] { return stop_ || ready_.size() < ahead_; });
           if (stop_) return;
         }
-        if (!plan_(index, rows)) break;
-        HostBatch batch = read(rows);
+        while (more && planned.size() <= ahead_) {
+          Want next;
+          more = plan_(index++, next);
+          if (!more) break;
+          dataset_.expect(next.rows);
+          planned.push_back(std::move(next));
+        }
+        if (planned.empty()) break;
+        HostBatch batch = read(planned.front());
+        planned.pop_front();
         {
           std::lock_guard lock(mutex_);
           ready_.push_back(std::move(batch));
@@ -96,16 +111,17 @@ class Prefetcher {
     changed_.notify_all();
   }
 
-  HostBatch read(const std::vector<std::int64_t>& rows) {
+  HostBatch read(const Want& want) {
     const auto& info = dataset_.info();
     HostBatch batch;
-    batch.rows = std::int64_t(rows.size());
+    batch.rows = std::int64_t(want.rows.size());
+    if (want.rows.empty()) return batch;
     const std::int64_t n = batch.rows * count(info.input), m = batch.rows * count(info.target);
     const std::size_t targets_at = (std::size_t(n) * size_of(dtype_) + 255) / 256 * 256;
     batch.memory = buffers_.allocate(targets_at + std::size_t(m) * size_of(info.target_dtype));
     batch.inputs = {batch.memory.get(), n, dtype_};
     batch.targets = {batch.memory.get() + targets_at, m, info.target_dtype};
-    dataset_.read(rows, batch.inputs, batch.targets);
+    dataset_.read(want.rows, batch.inputs, batch.targets, want.draws ? &*want.draws : nullptr);
     batch.weight = m > 0 ? double(m) : double(batch.rows);
     return batch;
   }
@@ -121,6 +137,7 @@ class Prefetcher {
       return tensor;
     };
     Batch batch;
+    if (host.rows == 0) return batch;
     batch.inputs = place(host.inputs, info.input);
     if (host.targets.size > 0) batch.targets = place(host.targets, info.target);
     batch.weight = host.weight;
@@ -158,11 +175,23 @@ Loader::Loader(const Dataset& dataset, Device& device, LoaderOptions options) {
   require(Exit::usage,
           options.lane_count >= 1 && options.first_lane >= 0 && options.first_lane + options.lane_count <= options.lanes,
           "loader: lanes {} to {} of {}", options.first_lane, options.first_lane + options.lane_count, options.lanes);
-  work_.reset(
-      new Work{options, Stream({dataset.rows(), options.lanes, options.rows_per_lane, options.seed, options.shuffle}), 0, {}});
-  auto plan = [options, stream = work_->stream](std::int64_t index, std::vector<std::int64_t>& rows) {
-    rows.resize(std::size_t(options.rows_per_lane));
-    stream.rows(options.start_step + index / options.lane_count, options.first_lane + int(index % options.lane_count), rows);
+  work_.reset(new Work{options,
+                       Stream({.rows = dataset.rows(),
+                               .lanes = options.lanes,
+                               .rows_per_lane = options.rows_per_lane,
+                               .seed = options.seed,
+                               .shuffle = options.shuffle,
+                               .tail = options.tail,
+                               .window = options.window,
+                               .chunks = options.shuffle == Shuffle::window ? dataset.chunks() : std::vector<ChunkRun>{},
+                               .mixture = options.mixture}),
+                       0,
+                       {}});
+  auto plan = [options, stream = work_->stream](std::int64_t index, Prefetcher::Want& want) {
+    const std::int64_t step = options.start_step + index / options.lane_count;
+    const int lane = options.first_lane + int(index % options.lane_count);
+    stream.rows(step, lane, want.rows);
+    want.draws = RandomKey{options.seed, std::uint64_t(step), std::uint32_t(lane), 0};
     return true;
   };
   const auto ahead = std::size_t(std::max(1, options.steps_ahead)) * std::size_t(options.lane_count);
@@ -201,8 +230,9 @@ Pass::Pass(const Dataset& dataset, Device& device, PassOptions options) : work_(
   work_->first = options.rank * each + std::min<std::int64_t>(options.rank, rest);
   work_->mine = each + (options.rank < rest);
   work_->all = all;
-  auto plan = [first = work_->first, mine = work_->mine, size, rows](std::int64_t index, std::vector<std::int64_t>& out) {
+  auto plan = [first = work_->first, mine = work_->mine, size, rows](std::int64_t index, Prefetcher::Want& want) {
     if (index >= mine) return false;
+    auto& out = want.rows;
     const std::int64_t begin = (first + index) * size, end = std::min(rows, begin + size);
     out.resize(std::size_t(end - begin));
     for (std::int64_t i = begin; i < end; ++i) out[std::size_t(i - begin)] = i;

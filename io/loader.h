@@ -14,13 +14,17 @@ struct LoaderOptions {
   int first_lane = 0, lane_count = 1;  ///< this rank's share
   std::int64_t rows_per_lane = 1;
   std::uint64_t seed = 0;
-  bool shuffle = true;
-  DType dtype = DType::f32;     ///< of images and tables: the compute type
-  std::int64_t start_step = 0;  ///< resume: the first step to deliver
-  int steps_ahead = 2;          ///< steps that the reading thread may be ahead
+  Shuffle shuffle = Shuffle::full;
+  Tail tail = Tail::carry;
+  std::int64_t window = 0;                  ///< rows of a window of Shuffle::window; 0: all
+  std::vector<MixtureSource> mixture = {};  ///< the dataset is these, one after the other; empty: one source
+  DType dtype = DType::f32;                 ///< of images and tables: the compute type
+  std::int64_t start_step = 0;              ///< resume: the first step to deliver
+  int steps_ahead = 2;                      ///< steps that the reading thread may be ahead
 };
 
 /// Batches of this rank's lanes, step after step without end, in the order of Stream. One thread reads ahead into a bounded ring.
+/// Where Stream gives a lane no rows the batch has none: absent tensors, weight 0.
 /// The dataset outlives the loader.
 class Loader {
  public:

@@ -18,9 +18,10 @@ namespace {
 /// What a key may hold.
 struct Rule {
   double low = -std::numeric_limits<double>::infinity(), high = std::numeric_limits<double>::infinity();
-  bool above = false;                     ///< low itself is not allowed
-  std::vector<std::string> choices = {};  ///< of a text
-  std::vector<std::string> kinds = {};    ///< the section's `kind`s that know this key; all when empty
+  bool above = false;                        ///< low itself is not allowed
+  std::vector<std::string> choices = {};     ///< of a text
+  const char *yes = nullptr, *no = nullptr;  ///< texts that true and false stand for
+  std::vector<std::string> kinds = {};       ///< the section's `kind`s that know this key; all when empty
 };
 
 /// The one table of keys: reading, checking, printing and suggestions all walk it.
@@ -34,21 +35,34 @@ void visit_keys(C& c, F&& key) {
 
   key.section("data");
   key("path", c.data.path, "HDF5 file, list of files or pattern (*.h5)");
+  key("mixture", c.data.mixture, "or several sources in turn, each with its path and weight");
   key("inputs", c.data.inputs, "dataset of tokens, images or rows; common names are found unasked");
   key("labels", c.data.labels, "dataset of labels; common names are found unasked");
   key("validation", c.data.validation, "file, dataset, share of the rows (\"0.1\") or \"none\"; the file's own part when absent");
   key("kind", c.data.kind, "what a row is", Rule{.choices = {"automatic", "tokens", "images", "table"}});
   key("regression", c.data.regression, "targets are values, not classes");
   key("channels_first", c.data.channels_first, "images are (rows, channels, height, width)");
-  key("shuffle", c.data.shuffle, "read rows in an order drawn anew each epoch");
+  key("shuffle", c.data.shuffle, "order of each epoch; automatic: full in memory, else window, which reads a chunk once an epoch",
+      Rule{.choices = {"automatic", "none", "window", "full"}, .yes = "full", .no = "none"});
+  key("window", c.data.window, "rows that window mixes, in whole chunks; from data.memory_mib when auto", Rule{.low = 1});
+  key("tail", c.data.tail, "last rows of an epoch: carry them into the next, a partial step, or drop them",
+      Rule{.choices = {"carry", "partial", "drop"}});
   key("scan", c.data.scan, "look for NaN and labels out of range before training starts");
   key("mean", c.data.mean, "of each channel or column; the file's attribute when absent");
   key("deviation", c.data.deviation, "of each channel or column; the file's attribute when absent",
       Rule{.low = 0, .above = true});
-  key("memory_mib", c.data.memory_mib, "datasets up to this size are held in memory", Rule{.low = 0});
+  key("memory_mib", c.data.memory_mib, "datasets up to this size are held in memory; of larger ones, as much as was decoded last",
+      Rule{.low = 0});
+  key("cache", c.data.cache, "node: the ranks of a machine share one copy in memory, of any size that is free",
+      Rule{.choices = {"rank", "node"}});
+  key("documents", c.data.documents, "dataset of offsets where the documents of a stream begin: no row crosses them");
+  key("crop_padding", c.data.crop_padding, "pixels added around training images, of which a random piece is cut out",
+      Rule{.low = 0, .high = 1024});
+  key("flip", c.data.flip, "mirror half of the training images, left to right");
 
   key.section("model");
   key("kind", c.model.kind, "what is trained", Rule{.choices = {"mlp", "convnet", "resnet18", "resnet50", "gpt"}});
+  key("weights", c.model.weights, "start from the weights of this run or checkpoint instead of random ones");
   key("size", c.model.size, "GPT-2 by name; the keys below change single dimensions",
       Rule{.choices = {"nano", "124M", "350M", "774M", "1558M"}, .kinds = {"gpt"}});
   key("layers", c.model.layers, "transformer blocks", Rule{.low = 1, .kinds = {"gpt"}});
@@ -113,7 +127,9 @@ void visit_keys(C& c, F&& key) {
 
   key.section("checkpoint");
   key("every", c.checkpoint.every, "steps between checkpoints; 0: at the end only", Rule{.low = 0});
-  key("keep", c.checkpoint.keep, "checkpoints kept", Rule{.low = 1});
+  key("keep", c.checkpoint.keep, "newest checkpoints that stay", Rule{.low = 1});
+  key("keep_every", c.checkpoint.keep_every, "those of steps that this divides stay too; 0: none", Rule{.low = 0});
+  key("asynchronous", c.checkpoint.asynchronous, "a thread writes while training goes on");
 
   key.section("log");
   key("every", c.log.every, "steps between lines", Rule{.low = 1});
@@ -121,12 +137,22 @@ void visit_keys(C& c, F&& key) {
   key("evaluate_batches", c.log.evaluate_batches, "batches of an evaluation; 0: all of the validation data", Rule{.low = 0});
 }
 
+/// Keys of the tables in a list of tables; the first one is needed.
 template <class F>
-void visit_group_keys(auto& g, F&& key) {
+void visit_table_keys(GroupConfig& g, F&& key) {
   key("prefix", g.prefix, "");
   key("rate_scale", g.rate_scale, "", Rule{.low = 0});
   key("decay", g.decay, "", Rule{.low = 0});
 }
+template <class F>
+void visit_table_keys(MixtureConfig& m, F&& key) {
+  key("path", m.path, "");
+  key("weight", m.weight, "", Rule{.low = 0, .above = true});
+  key("inputs", m.inputs, "");
+  key("labels", m.labels, "");
+}
+template <class T>
+constexpr bool is_table = std::is_same_v<T, GroupConfig> || std::is_same_v<T, MixtureConfig>;
 
 // ---- values: what each type is called, how it is read from a node, how it is written
 
@@ -191,6 +217,9 @@ std::string type_name(std::vector<double>*) {
 }
 std::string type_name(std::vector<GroupConfig>*) {
   return "a list of tables { prefix, rate_scale, decay }";
+}
+std::string type_name(std::vector<MixtureConfig>*) {
+  return "a list of tables { path, weight, inputs, labels }";
 }
 
 bool read(const toml::node& node, bool& to) {
@@ -271,7 +300,8 @@ void check_value(const toml::node& node, const std::string& name, const std::opt
 }
 template <class T>
 void check_value(const toml::node& node, const std::string& name, const std::vector<T>& list, const Rule& rule) {
-  for (const T& value : list) check_value(node, name, value, rule);
+  if constexpr (!is_table<T>)  // tables were checked key by key
+    for (const T& value : list) check_value(node, name, value, rule);
 }
 
 // ---- the four walks over the table of keys
@@ -348,27 +378,31 @@ struct Reader {
         refuse(*node,
                fmt::format("{} belongs to {}kind = {}, but {}kind is {}", name, prefix, fmt::join(rule.kinds, ", "), prefix, is));
     }
+    if constexpr (std::is_same_v<T, std::string>)
+      if (rule.yes && node->is_boolean()) return void(to = node->as_boolean()->get() ? rule.yes : rule.no);
     if (!read_any(*node, name, to)) refuse(*node, fmt::format("{} must be {}, not {}", name, type_name(&to), shown(*node)));
-    if constexpr (!std::is_same_v<T, std::vector<GroupConfig>>) check_value(*node, name, to, rule);
+    check_value(*node, name, to, rule);
   }
   template <class T>
   bool read_any(const toml::node& node, const std::string&, T& to) {
     return read(node, to);
   }
-  bool read_any(const toml::node& node, const std::string& name, std::vector<GroupConfig>& to) {
+  template <class T>
+  requires is_table<T>
+  bool read_any(const toml::node& node, const std::string& name, std::vector<T>& to) {
     if (!node.is_array()) return false;
     to.clear();
     for (auto& element : *node.as_array()) {
       const toml::table* table = element.as_table();
       if (!table) return false;
       Names names;
-      GroupConfig group;
-      visit_group_keys(group, names);
+      T one;
+      visit_table_keys(one, names);
       for (auto&& [key, value] : *table) refuse_unknown(value, "key of " + name, std::string(key.str()), names.keys);
+      if (!table->contains(names.keys[0])) refuse(element, fmt::format("{}: each table needs a {}", name, names.keys[0]));
       Reader reader{*table, name + ".", table};
-      visit_group_keys(group, reader);
-      if (group.prefix.empty()) refuse(element, fmt::format("{}: each table needs a prefix", name));
-      to.push_back(group);
+      visit_table_keys(one, reader);
+      to.push_back(one);
     }
     return true;
   }
@@ -408,11 +442,17 @@ struct Printer {
   static std::string text(const char* key, const std::vector<T>& value) {
     return value.empty() ? "" : fmt::format("{} = {}", key, quote(value));
   }
-  static std::string text(const char* key, const std::vector<GroupConfig>& groups) {
+  template <class T>
+  requires is_table<T>
+  static std::string text(const char* key, const std::vector<T>& tables) {
     std::string out;
-    for (const GroupConfig& g : groups) {
-      std::string one = fmt::format("prefix = {}, rate_scale = {}", quote(g.prefix), quote(g.rate_scale));
-      if (g.decay) one += ", decay = " + quote(*g.decay);
+    for (T table : tables) {
+      std::string one;
+      visit_table_keys(table, [&](const char* name, const auto& value, auto&&...) {
+        if constexpr (std::is_same_v<decltype(value), const std::string&>)
+          if (value.empty()) return;
+        if (std::string line = text(name, value); !line.empty()) one += (one.empty() ? "" : ", ") + line;
+      });
       out += (out.empty() ? "{ " : ", { ") + one + " }";
     }
     return out.empty() ? "" : fmt::format("{} = [{}]", key, out);
@@ -468,7 +508,13 @@ void check_whole(const Config& c, const std::string& file) {
   auto need = [&](bool ok, const std::string& text) {
     if (!ok) throw Error(file + ": " + text, Exit::usage);
   };
-  need(!c.data.path.empty() && !c.data.path[0].empty(), "data.path is missing: the HDF5 file to train on");
+  const bool path = !c.data.path.empty() && !c.data.path[0].empty();
+  need(path || !c.data.mixture.empty(), "data.path is missing: the HDF5 file to train on");
+  need(!path || c.data.mixture.empty(), "data.path and data.mixture are both given; one is enough");
+  need(
+      c.data.mixture.empty() || c.data.tail == "carry",
+      fmt::format("data.tail = \"{}\" needs epochs that end, but each source of data.mixture goes through its own: use \"carry\"",
+                  c.data.tail));
   need(!c.model.kind.empty(), "model.kind is missing: mlp, convnet, resnet18, resnet50 or gpt");
   need(c.train.steps || c.train.epochs, "the run's length is missing: give train.steps or train.epochs");
   need(!(c.train.steps && c.train.epochs), "train.steps and train.epochs are both given; one is enough");

@@ -17,6 +17,13 @@ struct GroupConfig {
   std::optional<double> decay;
 };
 
+/// One source of a mixture of data.
+struct MixtureConfig {
+  std::vector<std::string> path;
+  double weight = 1;
+  std::string inputs, labels;  ///< when they are not those of [data]
+};
+
 /// Everything that a run is told, with its defaults. The meaning of each key stands in the table of config.cpp, which reads,
 /// checks and prints it; `lockstep train FILE --print-config` shows it all.
 struct Config {
@@ -29,13 +36,20 @@ struct Config {
     std::vector<std::string> path;
     std::string inputs, labels, validation;
     std::string kind = "automatic";
-    bool regression = false, channels_first = false, shuffle = true, scan = true;
+    bool regression = false, channels_first = false, scan = true;
+    std::string shuffle = "automatic", tail = "carry";
+    Auto window;
+    std::vector<MixtureConfig> mixture;
     std::vector<double> mean, deviation;
     double memory_mib = 1024;
+    std::string cache = "rank", documents;
+    std::int64_t crop_padding = 0;
+    bool flip = false;
   } data;
   struct Model {
     std::string kind;
     std::string size = "nano";
+    std::string weights;
     Auto layers, width, heads, length, vocabulary, outputs, kernel;
     std::vector<std::int64_t> input, features, hidden;
     std::string activation = "relu";
@@ -71,7 +85,8 @@ struct Config {
     double final = 0, decay_share = 0.2;
   } schedule;
   struct Checkpoint {
-    std::int64_t every = 0, keep = 2;
+    std::int64_t every = 0, keep = 2, keep_every = 0;
+    bool asynchronous = true;
   } checkpoint;
   struct Log {
     std::int64_t every = 10, evaluate_every = 0, evaluate_batches = 0;

@@ -10,7 +10,9 @@ namespace {
 using nlohmann::ordered_json;
 
 /// Settings whose change would change results, by their names in the configuration.
-ordered_json choices(const Config& c, const Session& session, std::int64_t rows) {
+ordered_json choices(const Config& c, const Session& session, const RunData& data) {
+  ordered_json sources = ordered_json::array();
+  for (const auto& source : data.mixture) sources.push_back({source.rows, source.weight});
   ordered_json bucket = c.train.middle_bucket_mib ? ordered_json(*c.train.middle_bucket_mib) : ordered_json("auto");
   return {{"run.seed", c.run.seed},
           {"train.lanes", c.train.lanes},
@@ -23,7 +25,11 @@ ordered_json choices(const Config& c, const Session& session, std::int64_t rows)
           {"train.middle_bucket_mib", bucket},
           {"train.tail_bucket_mib", c.train.tail_bucket_mib},
           {"data.shuffle", c.data.shuffle},
-          {"data: number of rows", rows},
+          {"data.window", c.data.shuffle == "window" ? *c.data.window : 0},
+          {"data.tail", c.data.tail},
+          {"data.mixture: rows and weights", sources},
+          {"data: number of rows", data.train->rows()},
+          {"data: chunks", layout_text(c, *data.train)},
           {"device", session.device().name()}};
 }
 
@@ -37,22 +43,22 @@ std::vector<io::NamedView> named_views(const ParameterSet& parameters, const opt
   return views;
 }
 
-std::string state_json(const Config& c, const Session& session, std::int64_t step, double seconds, std::int64_t rows,
+std::string state_json(const Config& c, const Session& session, std::int64_t step, double seconds, const RunData& data,
                        const optim::Optimizer& optimizer) {
   ordered_json state = {{"step", step},          {"optimizer_steps", optimizer.steps()},
                         {"seconds", seconds},    {"ranks", session.size()},
-                        {"model", c.model.kind}, {"choices", choices(c, session, rows)}};
+                        {"model", c.model.kind}, {"choices", choices(c, session, data)}};
   return state.dump(1);
 }
 
-SavedState read_state(const io::FoundCheckpoint& found, const Config& c, const Session& session, std::int64_t rows) {
+SavedState read_state(const io::FoundCheckpoint& found, const Config& c, const Session& session, const RunData& data) {
   ordered_json state = ordered_json::parse(found.state, nullptr, false);
   bool ours = state.is_object() && state.contains("step") && state["step"].is_number_integer() &&
               state.contains("optimizer_steps") && state["optimizer_steps"].is_number_integer() && state.contains("choices") &&
               state["choices"].is_object();
   require(Exit::bad_data, ours, "{} was not written by a training run: it lacks the run's state", found.path);
   SavedState saved{state["step"], state["optimizer_steps"], state.value("seconds", 0.0), {}};
-  const ordered_json present = choices(c, session, rows);
+  const ordered_json present = choices(c, session, data);
   for (const auto& [name, now] : present.items()) {
     if (!state["choices"].contains(name) || state["choices"][name] == now) continue;
     std::string change =

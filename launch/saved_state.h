@@ -5,6 +5,7 @@
 #include "core/optim/optimizer.h"
 #include "io/checkpoint.h"
 #include "launch/config.h"
+#include "launch/data.h"
 #include "launch/session.h"
 
 namespace lockstep::launch {
@@ -14,8 +15,7 @@ std::vector<io::NamedView> named_views(const ParameterSet&, const optim::Optimiz
 
 /// Where a run stands, and the choices that its arithmetic depends on: the JSON beside the tensors of a checkpoint.
 /// `seconds`: time spent on the run so far.
-std::string state_json(const Config&, const Session&, std::int64_t step, double seconds, std::int64_t rows,
-                       const optim::Optimizer&);
+std::string state_json(const Config&, const Session&, std::int64_t step, double seconds, const RunData&, const optim::Optimizer&);
 
 /// What of that JSON a resumed run needs.
 struct SavedState {
@@ -26,6 +26,6 @@ struct SavedState {
 };
 /// Throws (Exit::usage), naming the setting, when a choice changed and the run is exact; (Exit::bad_data) for a foreign
 /// checkpoint.
-SavedState read_state(const io::FoundCheckpoint&, const Config&, const Session&, std::int64_t rows);
+SavedState read_state(const io::FoundCheckpoint&, const Config&, const Session&, const RunData&);
 
 }  // namespace lockstep::launch

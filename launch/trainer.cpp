@@ -13,6 +13,7 @@
 #include "io/loader.h"
 #include "io/metrics.h"
 #include "kernels/memory.h"
+#include "launch/data.h"
 #include "launch/evaluation.h"
 #include "launch/models.h"
 #include "launch/overlap.h"
@@ -47,11 +48,12 @@ parallel::DataParallel::Options strategy_options(const Config& c) {
                       .tail = bytes(c.train.tail_bucket_mib)}};
 }
 
-io::Datasets open_data(Session& session, Config& c) {
+RunData open_run_data(Session& session, Config& c) {
   parallel::check_lanes(int(c.train.lanes), session.size(), strategy_options(c).reduction);
   resolve_size(c);
-  io::Datasets data = io::open_dataset(dataset_options(c), session.group());
+  RunData data = open_data(c, session.group());
   resolve_model(c, data.train->info());
+  resolve_order(c, data);
   return data;
 }
 
@@ -60,7 +62,7 @@ class Trainer {
   Trainer(Session& session, Config config, bool resume)
       : session_(session),
         config_(std::move(config)),
-        data_(open_data(session_, config_)),
+        data_(open_run_data(session_, config_)),
         parameters_(session_.device(), to_dtype(config_.train.precision)),
         model_(build_model(config_, parameters_)),
         strategy_(std::make_unique<parallel::DataParallel>(frozen(), session_.communicator(), session_.group(),
@@ -73,20 +75,13 @@ class Trainer {
     session_.log_to(folder_);
     if (resume) restore();
     auto share = strategy_->lanes();
-    loader_.emplace(*data_.train, session_.device(),
-                    io::LoaderOptions{.lanes = int(config_.train.lanes),
-                                      .first_lane = share.first,
-                                      .lane_count = share.count,
-                                      .rows_per_lane = config_.train.rows_per_lane,
-                                      .seed = std::uint64_t(config_.run.seed),
-                                      .shuffle = config_.data.shuffle,
-                                      .dtype = to_dtype(config_.train.precision),
-                                      .start_step = step_});
+    io::LoaderOptions options = loader_options(config_, data_);
+    options.first_lane = share.first, options.lane_count = share.count, options.start_step = step_;
+    loader_.emplace(*data_.train, session_.device(), options);
     steps_ = config_.train.steps ? *config_.train.steps : loader_->stream().steps(*config_.train.epochs);
     schedule_ = build_schedule(config_, steps_);
     const auto& info = data_.train->info();
     targets_per_row_ = double(std::max<std::int64_t>(count(info.target), 1));
-    weight_ = double(config_.train.lanes * config_.train.rows_per_lane) * targets_per_row_;
     peak_ = measure_peak(session_, to_dtype(config_.train.precision));
     write_head(resume);
     greet();
@@ -118,7 +113,7 @@ class Trainer {
   struct Interval {
     double started = 0;
     std::int64_t steps = 0, looked = 0;
-    double hidden_ms = 0, exposed_ms = 0, data_seconds = 0;
+    double hidden_ms = 0, exposed_ms = 0, data_seconds = 0, rows = 0;
   };
 
   ParameterSet& frozen() {
@@ -143,16 +138,19 @@ class Trainer {
     ++step_;
     const Queue& queue = session_.device().queue();
     std::vector<Tensor> losses;
+    const double rows = double(loader_->stream().total(step_ - 1));
+    weight_ = rows * targets_per_row_;
+    interval_.rows += rows;
     strategy_->begin_step();
     for (int lane = 0; lane < strategy_->lanes().count; ++lane) losses.push_back(run_lane(lane));
     strategy_->finish_step();
-    if (step_ == first_step_ + 1) name_unused();
+    if (step_ == first_step_ + 1 && losses[0]) name_unused();
     double synced = now();
     optimizer_->step(schedule_.at(step_ - 1), float(config_.optimizer.clip));
     if (looks()) {
       kernels::synchronize(queue);
       lane_losses_.clear();
-      for (const Tensor& loss : losses) lane_losses_.push_back(download(queue, loss)[0]);
+      for (const Tensor& loss : losses) lane_losses_.push_back(loss ? download(queue, loss)[0] : 0);
       check_finite();
     }
     double ended = now();
@@ -180,16 +178,20 @@ class Trainer {
     if (!names.empty()) session_.log("no gradient reached: " + names);
   }
 
+  /// The loss of one lane; absent for a lane without rows, whose gradients are zero.
   Tensor run_lane(int lane) {
     double waited = loader_->exposed_seconds(), asked = now();
     io::Batch batch = loader_->next_lane();
     interval_.data_seconds += loader_->exposed_seconds() - waited;
-    require(batch.weight * double(config_.train.lanes) == weight_, "the loader gave a lane of weight {} in a step of weight {}",
-            batch.weight, weight_);
+    const int global_lane = strategy_->lanes().first + lane;
+    const double due = double(loader_->stream().count(step_ - 1, global_lane)) * targets_per_row_;
+    require(batch.weight == due, "the loader gave a lane of weight {}, not {}, in a step of weight {}", batch.weight, due,
+            weight_);
     double begun = now();
-    RandomKey key{std::uint64_t(config_.run.seed), std::uint64_t(step_), std::uint32_t(strategy_->lanes().first + lane), 0};
+    RandomKey key{std::uint64_t(config_.run.seed), std::uint64_t(step_), std::uint32_t(global_lane), 0};
     Tape tape(session_.device(), {.mode = Mode::train, .recording = true, .random = key, .sink = strategy_.get()});
     strategy_->begin_lane(lane);
+    if (!batch.inputs) return tape.backward(), Tensor();
     Tensor predicted = model_->forward(tape, batch.inputs);
     Tensor loss = batch_loss(tape, predicted, batch, float(config_.train.label_smoothing));
     if (traces()) kernels::synchronize(tape.queue());
@@ -262,7 +264,7 @@ class Trainer {
     double seconds = (now() - interval_.started) / steps;
     double looked = double(std::max<std::int64_t>(interval_.looked, 1));
     bool tokens = data_.train->info().kind == io::DataKind::tokens;
-    double rows = double(config_.train.lanes * config_.train.rows_per_lane);
+    double rows = interval_.rows / steps;  // of a step
     last_ = {.step = step_,
              .steps = steps_,
              .loss = loss,
@@ -339,6 +341,7 @@ class Trainer {
                              session_.size() == 1 ? "rank" : "ranks", session_.device().name(), session_.threads(),
                              session_.threads() == 1 ? "thread" : "threads", t.lanes, t.rows_per_lane, t.reduction,
                              step_ > 0 ? fmt::format("steps {}", step_ + 1) : "steps 1", steps_));
+    session_.note(order_text());
     session_.note(fmt::format("{}; communicator {}; peak {} flop/s", session_.placement(), session_.communicator().name(),
                               count_text(peak_.flops_per_s)));
     if (t.lanes % session_.size() != 0) {
@@ -348,12 +351,23 @@ class Trainer {
     }
   }
 
+  /// "order of rows: window of 8192, tail carry"
+  std::string order_text() const {
+    const auto& d = config_.data;
+    std::string text = fmt::format("order of rows: {}{}, tail {}", d.shuffle,
+                                   d.shuffle == "window" ? fmt::format(" of {} rows", *d.window) : "", d.tail);
+    for (std::size_t i = 0; i < d.mixture.size(); ++i)
+      text += fmt::format("{} {} of {} ({:.3g} epochs)", i ? "," : "; mixture of", d.mixture[i].weight, d.mixture[i].path[0],
+                          loader_->stream().epochs(steps_, i));
+    return text;
+  }
+
   void restore() {
     std::string checkpoints = folder_ + "/checkpoints";
     auto found = io::find_checkpoint(checkpoints, session_.group());
     if (!found) return session_.log(fmt::format("--resume: no complete checkpoint in {}: starting at step 0", checkpoints));
     for (const std::string& warning : found->warnings) session_.log(warning);
-    SavedState saved = read_state(*found, config_, session_, data_.train->rows());
+    SavedState saved = read_state(*found, config_, session_, data_);
     io::load_checkpoint(*found, named_views(parameters_, optimizer_.get()), io::Match::all, session_.device().queue(),
                         session_.group());
     refresh_weights(session_.device().queue(), strategy_->flat());
@@ -367,7 +381,7 @@ class Trainer {
   void save() {
     check_agreement();
     std::string path = io::save_checkpoint(folder_ + "/checkpoints", step_, named_views(parameters_, optimizer_.get()),
-                                           state_json(config_, session_, step_, seconds(), data_.train->rows(), *optimizer_),
+                                           state_json(config_, session_, step_, seconds(), data_, *optimizer_),
                                            int(config_.checkpoint.keep), session_.device().queue(), session_.group());
     session_.note("saved " + path);
   }
@@ -411,7 +425,7 @@ class Trainer {
 
   Session& session_;
   Config config_;
-  io::Datasets data_;
+  RunData data_;
   ParameterSet parameters_;
   std::unique_ptr<nn::Model> model_;
   std::unique_ptr<parallel::DataParallel> strategy_;

@@ -4,6 +4,7 @@
 
 #include "io/dataset.h"
 #include "launch/commands/commands.h"
+#include "launch/data.h"
 #include "launch/evaluation.h"
 #include "launch/trained.h"
 
@@ -18,12 +19,12 @@ struct Options {
 
 int evaluate_command(const Options& options) {
   Config config = read_run_config(options.run);
-  if (!options.data.empty()) config.data.path = {options.data}, config.data.validation = "none";
+  if (!options.data.empty()) config.data.path = {options.data}, config.data.mixture.clear(), config.data.validation = "none";
   if (first_process())
-    for (const std::string& path : io::expand_paths(config.data.path)) io::validate_file(path);
+    for (const std::string& path : data_files(config)) io::validate_file(path);
   Session session({.device = options.device, .alone = true});
   Trained trained(session, options.run, config);
-  io::Datasets data = io::open_dataset(dataset_options(config), session.group());
+  RunData data = open_data(config, session.group());
   bool held_out = data.validation && !options.train;
   const io::Dataset& dataset = held_out ? *data.validation : *data.train;
   resolve_model(config, dataset.info());

@@ -4,6 +4,7 @@
 
 #include "io/dataset.h"
 #include "launch/commands/commands.h"
+#include "launch/data.h"
 #include "launch/session.h"
 #include "launch/trainer.h"
 
@@ -18,7 +19,7 @@ struct Options {
 
 /// A damaged file is met here, where one process ends with one sentence, and not inside of a library under MPI.
 void validate_data(const Config& config) {
-  for (const std::string& path : io::expand_paths(config.data.path)) io::validate_file(path);
+  for (const std::string& path : data_files(config)) io::validate_file(path);
   if (std::filesystem::is_regular_file(config.data.validation)) io::validate_file(config.data.validation);
 }
 

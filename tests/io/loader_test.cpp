@@ -38,7 +38,10 @@ class Numbered final : public Dataset {
   }
   std::chrono::milliseconds delay{0};
   std::int64_t broken = -1;
-  mutable std::atomic<int> reads{0};
+  void expect(std::span<const std::int64_t> rows) const override {
+    if (!rows.empty()) expected = int(rows[0]);
+  }
+  mutable std::atomic<int> reads{0}, expected{-1};
 };
 
 std::vector<std::int64_t> rows_of(Device& device, const Batch& batch) {
@@ -60,7 +63,7 @@ TEST(Loader, FollowsTheStreamAtEveryRankCount) {
       for (int rank = 0; rank < ranks; ++rank) {
         const int first = rank * 4 / ranks, end = (rank + 1) * 4 / ranks;
         Loader loader(data, *device, {.lanes = 4, .first_lane = first, .lane_count = end - first, .rows_per_lane = 5, .seed = 9});
-        std::vector<std::int64_t> expected(5);
+        std::vector<std::int64_t> expected;
         for (int step = 0; step < 12; ++step)
           for (int lane = first; lane < end; ++lane) {
             EXPECT_EQ(loader.step(), step);
@@ -72,6 +75,81 @@ TEST(Loader, FollowsTheStreamAtEveryRankCount) {
             EXPECT_EQ(batch.weight, 5);
           }
       }
+}
+
+TEST(Loader, FollowsTheStreamInEveryMode) {
+  const Numbered data(53);
+  Device device;
+  for (auto shuffle : {Shuffle::none, Shuffle::window, Shuffle::full})
+    for (auto tail : {Tail::carry, Tail::partial, Tail::drop}) {
+      const Stream stream(
+          {.rows = 53, .lanes = 4, .rows_per_lane = 4, .seed = 9, .shuffle = shuffle, .tail = tail, .window = 10});
+      bool short_step = false, empty_lane = false;
+      for (int first : {0, 2}) {
+        Loader loader(data, device,
+                      {.lanes = 4,
+                       .first_lane = first,
+                       .lane_count = 2,
+                       .rows_per_lane = 4,
+                       .seed = 9,
+                       .shuffle = shuffle,
+                       .tail = tail,
+                       .window = 10,
+                       .start_step = 2});
+        std::vector<std::int64_t> expected;
+        for (int step = 2; step < 9; ++step)
+          for (int lane = first; lane < first + 2; ++lane) {
+            const Batch batch = loader.next_lane();
+            stream.rows(step, lane, expected);
+            ASSERT_EQ(batch.weight, double(expected.size()));
+            short_step |= expected.size() < 4, empty_lane |= expected.empty();
+            ASSERT_EQ(bool(batch.inputs), !expected.empty());
+            if (batch.inputs) {
+              ASSERT_EQ(rows_of(device, batch), expected) << name_of(shuffle) << " " << name_of(tail) << " step " << step;
+            }
+          }
+      }
+      EXPECT_EQ(short_step, tail == Tail::partial);
+      EXPECT_FALSE(empty_lane);  // 53 is 3 * 16 + 5
+    }
+  Loader loader(data, device, {.lanes = 4, .first_lane = 3, .rows_per_lane = 17, .tail = Tail::partial});
+  EXPECT_EQ(loader.next_lane().weight, 13);
+  Loader one(data, device, {.lanes = 51, .first_lane = 3, .rows_per_lane = 1, .tail = Tail::partial});
+  EXPECT_EQ(one.next_lane().weight, 1);
+  const Batch none = one.next_lane();  // two rows are left for 51 lanes
+  EXPECT_EQ(none.weight, 0);
+  EXPECT_FALSE(none.inputs);
+  EXPECT_FALSE(none.targets);
+}
+
+TEST(Loader, MixesDatasets) {
+  std::vector<std::unique_ptr<Dataset>> parts;
+  parts.push_back(std::make_unique<Numbered>(30));
+  parts.push_back(std::make_unique<Numbered>(20));
+  const auto both = join_datasets(std::move(parts));
+  EXPECT_EQ(both->rows(), 50);
+  EXPECT_TRUE(both->chunks().empty());
+  Device device;
+  const std::vector<MixtureSource> mixture = {{30, 2}, {20, 1}};
+  const Stream stream({.rows = 50, .lanes = 2, .rows_per_lane = 6, .seed = 3, .mixture = mixture});
+  Loader loader(*both, device, {.lanes = 2, .lane_count = 2, .rows_per_lane = 6, .seed = 3, .mixture = mixture});
+  std::vector<std::int64_t> expected;
+  for (int step = 0; step < 20; ++step) {
+    int second = 0;
+    for (int lane = 0; lane < 2; ++lane) {
+      stream.rows(step, lane, expected);
+      for (auto& row : expected) {
+        second += row >= 30;
+        if (row >= 30) row -= 30;  // each part counts from 0
+      }
+      ASSERT_EQ(rows_of(device, loader.next_lane()), expected) << step;
+    }
+    EXPECT_EQ(second, 4);
+  }
+  std::vector<std::unique_ptr<Dataset>> other;
+  other.push_back(std::make_unique<Numbered>(30));
+  other.push_back(synthetic_dataset({.rows = 5}));
+  EXPECT_THROW(join_datasets(std::move(other)), Error);
 }
 
 TEST(Loader, ContinuesAtAnyStep) {
@@ -92,7 +170,7 @@ TEST(Loader, ContinuesAtAnyStep) {
 TEST(Loader, KeepsBatchesThatAreStillUsed) {
   const Numbered data(1000);
   Device device;
-  Loader loader(data, device, {.rows_per_lane = 8, .shuffle = false});
+  Loader loader(data, device, {.rows_per_lane = 8, .shuffle = Shuffle::none});
   std::vector<Batch> held;
   for (int i = 0; i < 50; ++i) held.push_back(loader.next_lane());
   for (int i = 0; i < 50; ++i) ASSERT_EQ(rows_of(device, held[std::size_t(i)])[0], 8 * i);
@@ -101,7 +179,7 @@ TEST(Loader, KeepsBatchesThatAreStillUsed) {
 TEST(Loader, GivesTheComputeType) {
   const Numbered data(20);
   for (auto& device : test::devices()) {
-    Loader loader(data, *device, {.rows_per_lane = 4, .shuffle = false, .dtype = DType::bf16});
+    Loader loader(data, *device, {.rows_per_lane = 4, .shuffle = Shuffle::none, .dtype = DType::bf16});
     const Batch batch = loader.next_lane();
     EXPECT_EQ(batch.inputs.dtype(), DType::bf16);
     EXPECT_EQ(rows_of(*device, batch), (std::vector<std::int64_t>{0, 1, 2, 3}));
@@ -120,6 +198,18 @@ TEST(Loader, ReadsAheadButNotFar) {
   while (data.reads < 7 && Clock::now() < deadline) std::this_thread::sleep_for(1ms);
   std::this_thread::sleep_for(50ms);
   EXPECT_EQ(data.reads, 7);
+}
+
+TEST(Loader, TellsTheDatasetWhatComes) {
+  const Numbered data(1000);
+  Device device;
+  Loader loader(data, device, {.rows_per_lane = 2, .shuffle = Shuffle::none, .steps_ahead = 3});
+  const auto deadline = Clock::now() + 20s;
+  while (data.reads < 3 && Clock::now() < deadline) std::this_thread::sleep_for(1ms);
+  EXPECT_EQ(data.expected, 10);  // rows 0 to 5 are read, 6 to 11 are told
+  loader.next_lane();
+  while (data.reads < 4 && Clock::now() < deadline) std::this_thread::sleep_for(1ms);
+  EXPECT_EQ(data.expected, 12);
 }
 
 TEST(Loader, CountsWhatTheStepWaitedFor) {
@@ -157,7 +247,7 @@ TEST(Loader, StopsWhereverItsThreadIs) {
   const Numbered data(100);
   Batch batch;
   {
-    Loader loader(data, device, {.rows_per_lane = 2, .shuffle = false});
+    Loader loader(data, device, {.rows_per_lane = 2, .shuffle = Shuffle::none});
     batch = loader.next_lane();
   }
   EXPECT_EQ(rows_of(device, batch), (std::vector<std::int64_t>{0, 1}));
@@ -167,7 +257,7 @@ TEST(Loader, CarriesWhatTheThreadMet) {
   Numbered data(100);
   data.broken = 9;
   Device device;
-  Loader loader(data, device, {.rows_per_lane = 2, .shuffle = false});
+  Loader loader(data, device, {.rows_per_lane = 2, .shuffle = Shuffle::none});
   for (int i = 0; i < 4; ++i) EXPECT_EQ(rows_of(device, loader.next_lane())[0], 2 * i);
   for (int i = 0; i < 3; ++i) {
     try {
@@ -185,7 +275,7 @@ TEST(Loader, RefusesLanesThatAreNotThere) {
   const Numbered data(100);
   Device device;
   EXPECT_THROW(Loader(data, device, {.lanes = 2, .first_lane = 1, .lane_count = 2}), Error);
-  EXPECT_THROW(Loader(data, device, {.lanes = 101, .lane_count = 101}), Error);
+  EXPECT_THROW(Loader(data, device, {.lanes = 0, .lane_count = 0}), Error);
 }
 
 TEST(Pass, CoversEveryRowInTheSameBatchesAtEveryRankCount) {

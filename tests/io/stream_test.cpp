@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <map>
+#include <cmath>
 #include <random>
 #include <vector>
 
@@ -87,60 +87,147 @@ TEST(Permutation, KeepsItsOrder) {
   EXPECT_EQ(rows, (std::vector<std::int64_t>{16, 4, 10, 3, 0, 8, 12, 1, 5, 17, 18, 7, 15, 19, 2, 14, 9, 6, 13, 11}));
 }
 
-TEST(Stream, EveryRowOncePerEpochWhateverTheSizes) {
-  std::mt19937_64 random(2024);
-  auto pick = [&](std::int64_t low, std::int64_t high) { return low + std::int64_t(random() % std::uint64_t(high - low + 1)); };
-  for (int trial = 0; trial < 1500; ++trial) {
-    StreamOptions options;
-    options.lanes = int(pick(1, 9));
-    options.rows = options.lanes + pick(0, 120);
-    options.rows_per_lane = pick(1, 13);
-    options.seed = random();
-    options.shuffle = trial % 4 != 0;
-    const int epochs = int(pick(1, 4));
-    const Stream stream(options);
+// From an independent implementation in Python.
+TEST(Order, KeepsItsWindows) {
+  const Order order({.rows = 30,
+                     .shuffle = Shuffle::window,
+                     .window = 10,
+                     .chunks = {{0, 13, 4, 1}, {13, 8, 4, 1}, {21, 9, 5, 1}},
+                     .seed = 42});
+  EXPECT_EQ(order.windows(), 3);
+  std::vector<std::int64_t> rows;
+  order.rows(3, {0, 15}, 0, 15, rows);
+  order.rows(3, {15, 15}, 0, 15, rows);
+  EXPECT_EQ(rows, (std::vector<std::int64_t>{0,  3,  8,  1,  2,  9,  10, 11, 17, 29, 26, 28, 18, 27, 19,
+                                             20, 23, 14, 22, 25, 12, 7,  21, 4,  24, 16, 15, 5,  6,  13}));
+}
 
-    // What each lane reads until every lane has read all epochs, from any step on and in any order of calls.
-    const std::int64_t steps = stream.steps(epochs);
-    std::vector<std::vector<std::int64_t>> lanes{std::size_t(options.lanes)};
-    std::vector<std::int64_t> rows(std::size_t(options.rows_per_lane), -1);
-    for (std::int64_t step = 0; step < steps; ++step)
-      for (int lane = 0; lane < options.lanes; ++lane) {
-        stream.rows(step, lane, rows);
-        lanes[std::size_t(lane)].insert(lanes[std::size_t(lane)].end(), rows.begin(), rows.end());
-      }
-    for (int epoch = 0; epoch < epochs; ++epoch) {
-      std::vector<int> seen(std::size_t(options.rows), 0);
-      for (int lane = 0; lane < options.lanes; ++lane) {
-        const auto [begin, size] = stream.piece(lane);
-        ASSERT_GE(std::int64_t(lanes[std::size_t(lane)].size()), size * (epoch + 1));
-        for (std::int64_t i = 0; i < size; ++i) {
-          const std::int64_t row = lanes[std::size_t(lane)][std::size_t(size * epoch + i)];
-          ++seen[std::size_t(row)];
-          if (!options.shuffle) {
-            ASSERT_EQ(row, begin + i);
-          }
-        }
-      }
-      ASSERT_EQ(std::count(seen.begin(), seen.end(), 1), options.rows)
-          << options.rows << " rows, " << options.lanes << " lanes of " << options.rows_per_lane << ", epoch " << epoch;
-    }
-    // Pieces are floor or ceil and follow one another.
-    std::int64_t at = 0;
-    for (int lane = 0; lane < options.lanes; ++lane) {
-      const auto [begin, size] = stream.piece(lane);
-      ASSERT_EQ(begin, at);
-      ASSERT_TRUE(size == options.rows / options.lanes || size == (options.rows + options.lanes - 1) / options.lanes);
-      at += size;
-    }
-    ASSERT_EQ(at, options.rows);
-    // A fresh stream continues at any step.
-    const std::int64_t step = pick(0, steps - 1);
-    const int lane = int(pick(0, options.lanes - 1));
-    Stream(options).rows(step, lane, rows);
-    const auto from = lanes[std::size_t(lane)].begin() + step * options.rows_per_lane;
-    ASSERT_TRUE(std::equal(rows.begin(), rows.end(), from));
+// 2^41 rows in a thousand files with chunks of many sizes: nothing is counted through.
+TEST(Order, NeedsNoTableOfRows) {
+  Order::Options options{.shuffle = Shuffle::window, .window = 1 << 20, .seed = 5};
+  for (std::int64_t i = 0; i < 1000; ++i) {
+    options.chunks.push_back({options.rows, (std::int64_t(1) << 31) + 977 * i, 1000 + i % 3, 1});
+    options.rows += options.chunks.back().rows;
   }
+  const Order order(options);
+  EXPECT_NEAR(double(order.windows()), double(options.rows) / (1 << 20), 1);
+  const Piece piece{options.rows / 3, options.rows / 3};
+  std::vector<std::int64_t> rows;
+  for (std::int64_t at : {std::int64_t(0), piece.size / 2, piece.size - 2000}) order.rows(7, piece, at, 2000, rows);
+  std::sort(rows.begin(), rows.end());
+  EXPECT_EQ(std::adjacent_find(rows.begin(), rows.end()), rows.end());
+  EXPECT_LT(rows.front(), options.rows / 100);
+  EXPECT_GT(rows.back(), options.rows / 100 * 99);
+}
+
+// The row that comes first, or anywhere, is any row about equally often: chi-square over 12 rows has 11 degrees of freedom,
+// deviation sqrt(22) = 4.7; 35 is 5.1 deviations away.
+TEST(Order, WindowsLookRandom) {
+  const int trials = 20000, rows = 12;
+  const Order order({.rows = rows, .shuffle = Shuffle::window, .window = 6, .chunks = {{0, 4, 2, 1}, {4, 8, 2, 1}}, .seed = 3});
+  for (std::int64_t place : {0, 5, 11}) {
+    std::vector<int> at(rows, 0);
+    std::vector<std::int64_t> one;
+    for (int epoch = 0; epoch < trials; ++epoch) {
+      one.clear();
+      order.rows(std::uint64_t(epoch), {0, rows}, place, 1, one);
+      ++at[std::size_t(one[0])];
+    }
+    double chi = 0;
+    for (int n : at) chi += (n - trials / double(rows)) * (n - trials / double(rows)) / (trials / double(rows));
+    EXPECT_LT(chi, 35) << "place " << place;
+  }
+}
+
+TEST(Order, ChoosesByHowRowsAreStored) {
+  EXPECT_EQ(choose_shuffle({}), Shuffle::full);
+  const std::vector<ChunkRun> chunks = {{0, 100'000, 100, 1000}};
+  EXPECT_EQ(choose_shuffle(chunks), Shuffle::window);
+  EXPECT_EQ(choose_window(chunks, 4, 80'000'000), 10'000);  // half of the memory for four windows
+  EXPECT_EQ(choose_window(chunks, 4, 1000), 800);           // at least eight chunks
+  EXPECT_EQ(choose_window(chunks, 1, 1 << 30), 100'000);    // not more than there is
+  EXPECT_EQ(choose_window(chunks, 1024, 2'560'000'000), choose_window(chunks, 128, 2'560'000'000));
+}
+
+TEST(Mixture, StaysWithinARowOfItsShares) {
+  for (const auto& weights : std::vector<std::vector<double>>{{1},
+                                                              {1, 1},
+                                                              {0.7, 0.2, 0.1},
+                                                              {1, 2, 3, 4, 5},
+                                                              {60000, 10000, 997},
+                                                              {0.5, 0.25, 0.125, 0.125},
+                                                              {1, 1, 1, 1, 1, 1, 1},
+                                                              {1, 999}}) {
+    const Mixture mixture(weights);
+    double sum = 0;
+    for (double w : weights) sum += w;
+    std::vector<std::int64_t> before(weights.size(), 0);
+    for (std::int64_t rows = 0; rows < 20000; ++rows) {
+      std::int64_t all = 0;
+      for (std::size_t i = 0; i < weights.size(); ++i) {
+        const std::int64_t taken = mixture.taken(i, rows);
+        ASSERT_LT(std::abs(double(taken) - weights[i] / sum * double(rows)), 1) << "source " << i << " after " << rows;
+        ASSERT_GE(taken, before[i]);
+        before[i] = taken;
+        all += taken;
+      }
+      ASSERT_EQ(all, rows);
+    }
+    for (std::size_t i = 0; i < weights.size(); ++i) EXPECT_DOUBLE_EQ(mixture.share(i), weights[i] / sum);
+  }
+}
+
+TEST(Mixture, RoundsWeightsThatHaveNoCommonDenominator) {
+  const std::vector<double> weights = {std::sqrt(2), std::exp(1), 1e-9};
+  const Mixture mixture(weights);
+  EXPECT_NEAR(mixture.share(0), weights[0] / (weights[0] + weights[1]), 2e-6);
+  EXPECT_GT(mixture.share(2), 0);  // every source has its turn
+  EXPECT_LT(mixture.share(2), 2e-6);
+  EXPECT_NEAR(double(mixture.taken(0, 1'000'000'007)), mixture.share(0) * 1'000'000'007, 1);
+  for (double wrong : {0.0, -1.0, std::nan("")}) EXPECT_THROW(Mixture({1, wrong}), Error);
+}
+
+std::vector<std::int64_t> rows_of(const Stream& stream, std::int64_t step) {
+  std::vector<std::int64_t> all, rows;
+  for (int lane = 0; lane < stream.options().lanes; ++lane) {
+    stream.rows(step, lane, rows);
+    all.insert(all.end(), rows.begin(), rows.end());
+    all.push_back(-1);
+  }
+  return all;
+}
+
+// 7 rows for 2 lanes of 2, in the order of the file: pieces 0-3 and 4-6, and with carry in the next epoch 0-2 and 3-6.
+TEST(Stream, EndsEpochsAsAsked) {
+  using Rows = std::vector<std::int64_t>;
+  StreamOptions options{.rows = 7, .lanes = 2, .rows_per_lane = 2, .shuffle = Shuffle::none};
+  const Stream carry(options);
+  EXPECT_EQ(rows_of(carry, 0), (Rows{0, 1, -1, 4, 5, -1}));
+  EXPECT_EQ(rows_of(carry, 1), (Rows{2, 3, -1, 6, 3, -1}));
+  EXPECT_EQ(rows_of(carry, 2), (Rows{0, 1, -1, 4, 5, -1}));
+  EXPECT_EQ(rows_of(carry, 3), (Rows{2, 0, -1, 6, 4, -1}));
+  options.tail = Tail::partial;
+  const Stream partial(options);
+  EXPECT_EQ(rows_of(partial, 1), (Rows{2, 3, -1, 6, -1}));
+  EXPECT_EQ(rows_of(partial, 2), rows_of(partial, 0));
+  EXPECT_EQ(partial.total(0), 4);
+  EXPECT_EQ(partial.total(1), 3);
+  EXPECT_EQ(partial.steps(3), 6);
+  options.tail = Tail::drop;
+  const Stream drop(options);
+  EXPECT_EQ(rows_of(drop, 1), rows_of(drop, 0));
+  EXPECT_EQ(drop.steps(3), 3);
+  options.rows = 5, options.tail = Tail::partial;
+  EXPECT_EQ(rows_of(Stream(options), 1), (Rows{2, -1, -1}));  // nothing is left for lane 1
+}
+
+TEST(Stream, MixesSources) {
+  const Stream stream({.rows = 12, .lanes = 2, .rows_per_lane = 4, .shuffle = Shuffle::none, .mixture = {{8, 3}, {4, 1}}});
+  using Rows = std::vector<std::int64_t>;
+  EXPECT_EQ(rows_of(stream, 0), (Rows{0, 1, 2, 8, -1, 4, 5, 6, 10, -1}));
+  EXPECT_DOUBLE_EQ(stream.epochs(4, 0), 3);
+  EXPECT_DOUBLE_EQ(stream.epochs(4, 1), 2);
+  EXPECT_EQ(stream.steps(2), 3);
 }
 
 TEST(Stream, CountsStepsAndEpochs) {
@@ -151,14 +238,21 @@ TEST(Stream, CountsStepsAndEpochs) {
   EXPECT_EQ(Stream({.rows = 10, .lanes = 3, .rows_per_lane = 2}).steps(1), 2);
 }
 
-TEST(Stream, FewerRowsThanLanesIsAnError) {
-  try {
-    Stream({.rows = 3, .lanes = 8, .rows_per_lane = 1});
-    FAIL();
-  } catch (const Error& e) {
-    EXPECT_EQ(e.exit(), Exit::bad_data);
-    EXPECT_NE(std::string(e.what()).find("at most 3 lanes"), std::string::npos) << e.what();
-  }
+TEST(Stream, RefusesWhatCannotBe) {
+  auto refusal = [](StreamOptions options) {
+    try {
+      Stream stream(options);
+    } catch (const Error& e) {
+      return std::string(e.what());
+    }
+    return std::string();
+  };
+  EXPECT_NE(refusal({.rows = 7, .lanes = 2, .rows_per_lane = 4, .tail = Tail::drop}).find("carry or partial"), std::string::npos);
+  EXPECT_NE(refusal({.rows = 7, .tail = Tail::drop, .mixture = {{7, 1}}}).find("carry"), std::string::npos);
+  EXPECT_NE(refusal({.rows = 0}), "");
+  EXPECT_NE(refusal({.rows = 7, .lanes = 0}), "");
+  EXPECT_NE(refusal({.rows = 7, .shuffle = Shuffle::window, .chunks = {{0, 6, 2, 1}}}), "");
+  EXPECT_EQ(refusal({.rows = 3, .lanes = 8}), "");  // rows come more than once a step
 }
 
 }  // namespace

@@ -42,6 +42,38 @@ TEST(Config, DefaultsAndValues) {
   EXPECT_EQ(c.optimizer.kind, "adamw");
 }
 
+TEST(Config, OrderOfRows) {
+  EXPECT_EQ(parse_config(small, "c.toml").data.shuffle, "automatic");
+  EXPECT_EQ(parse_config(small, "c.toml", {"data.shuffle=true"}).data.shuffle, "full");
+  EXPECT_EQ(parse_config(small, "c.toml", {"data.shuffle=false"}).data.shuffle, "none");
+  EXPECT_EQ(parse_config(small, "c.toml", {"data.shuffle=window"}).data.shuffle, "window");
+  EXPECT_EQ(
+      refusal_of("data.shuffle=windows"),
+      "--set data.shuffle=windows: data.shuffle must be one of automatic, none, window, full, not \"windows\"; did you mean "
+      "\"window\"?");
+  EXPECT_EQ(refusal_of("data.shuffle=3"), "--set data.shuffle=3: data.shuffle must be a text in quotes, not 3");
+}
+
+TEST(Config, MixtureOfSources) {
+  const std::string rest = "[model]\nkind = \"mlp\"\n[train]\nsteps = 10\n";
+  Config c = parse_config(
+      "[[data.mixture]]\npath = [\"a.h5\", \"b.h5\"]\n[[data.mixture]]\npath = \"c.h5\"\nweight = 2.5\nlabels = \"y\"\n" + rest,
+      "c.toml");
+  for (const Config& each : {c, parse_config(print_config(c), "again.toml")}) {
+    ASSERT_EQ(each.data.mixture.size(), 2u);
+    EXPECT_EQ(each.data.mixture[0].path, (std::vector<std::string>{"a.h5", "b.h5"}));
+    EXPECT_EQ(each.data.mixture[0].weight, 1);
+    EXPECT_EQ(each.data.mixture[1].weight, 2.5);
+    EXPECT_EQ(each.data.mixture[1].labels, "y");
+  }
+  EXPECT_EQ(refusal_of("data.mixture=[{path=\"a.h5\"}]"), "c.toml: data.path and data.mixture are both given; one is enough");
+  EXPECT_EQ(refusal("[[data.mixture]]\nweight = 1\n" + rest), "c.toml:1: data.mixture: each table needs a path");
+  EXPECT_EQ(refusal("[[data.mixture]]\npath = \"a.h5\"\nweight = 0\n" + rest),
+            "c.toml:3: data.mixture.weight must be above 0, not 0");
+  EXPECT_EQ(refusal("[[data.mixture]]\npath = \"a.h5\"\nweigh = 1\n" + rest),
+            "c.toml:3: unknown key of data.mixture weigh; did you mean weight?");
+}
+
 TEST(Config, UnknownKeysGetTheNearestName) {
   EXPECT_EQ(refusal("[train]\nlane = 4\n"), "c.toml:2: unknown key train.lane; did you mean train.lanes?");
   EXPECT_EQ(refusal("[trian]\nlanes = 4\n"), "c.toml:1: unknown section trian; did you mean train?");
