@@ -5,9 +5,8 @@
 #include "kernels/base/check.h"
 
 namespace lockstep::io {
-namespace {
 
-// What a rank reports: '0' and its text, or '1', its exit code, a blank and the sentence.
+// '0' and the text, or '1', the exit code, a blank and the sentence.
 std::string report(const std::function<std::string()>& action) {
   try {
     std::string message = "0";
@@ -24,8 +23,6 @@ std::string result(const std::string& message) {
   auto blank = message.find(' ');
   throw Error(message.substr(blank + 1), Exit(std::stoi(message.substr(1, blank - 1))));
 }
-
-}  // namespace
 
 std::string agree(Group& group, const std::function<std::string()>& action) {
   return result(group.broadcast(group.rank() == 0 ? report(action) : std::string{}));

@@ -10,6 +10,11 @@
 
 namespace lockstep::io {
 
+/// What a rank tells the others: the text that `action` returned, or its Error.
+std::string report(const std::function<std::string()>& action);
+/// The text of a report; throws its Error.
+std::string result(const std::string& report);
+
 /// Rank 0 runs `action`; every rank gets the text it returned, or throws the same Error. Collective.
 std::string agree(Group&, const std::function<std::string()>& action);
 

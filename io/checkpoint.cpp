@@ -1,24 +1,20 @@
 #include "io/checkpoint.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstdio>
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <set>
 
 #include "io/agree.h"
+#include "io/checkpoint_files.h"
 #include "io/checksum.h"
-#include "io/hdf5.h"
 #include "io/manifest.h"
 #include "io/output.h"
+#include "io/raw_file.h"
 #include "kernels/memory.h"
 
 namespace lockstep::io {
@@ -28,234 +24,108 @@ using Json = nlohmann::json;
 
 namespace {
 
-constexpr std::int64_t piece_bytes = 16 << 20;
-const char* const data_name = "checkpoint.h5";
-const char* const manifest_name = "manifest.json";
+constexpr std::int64_t read_bytes = 1 << 20;
 
-/// An open file whose positioned reads and writes are complete or throw.
-class RawFile {
+void add_to(Checksum& sum, const RawFile& file, std::int64_t begin, std::int64_t end) {
+  std::vector<char> piece(std::size_t(std::min(read_bytes, end - begin)));
+  while (begin < end) {
+    const auto n = std::min<std::int64_t>(end - begin, std::int64_t(piece.size()));
+    file.read(begin, n, piece.data());
+    sum.add(piece.data(), std::size_t(n));
+    begin += n;
+  }
+}
+
+/// One checkpoint's files, opened as they are needed.
+class Reader {
  public:
-  RawFile(std::string path, int flags) : path_(std::move(path)), file_(::open(path_.c_str(), flags | O_CLOEXEC)) {
-    require(flags == O_RDONLY ? Exit::bad_data : Exit::io, file_ >= 0, "{}: {}", path_, std::strerror(errno));
-  }
-  ~RawFile() { ::close(file_); }
-  RawFile(const RawFile&) = delete;
-  RawFile& operator=(const RawFile&) = delete;
+  Reader(std::string path, const Manifest& manifest)
+      : path_(std::move(path)), manifest_(manifest), files_(manifest.files.size()) {}
 
-  std::int64_t size() const {
-    struct stat status {};
-    return fstat(file_, &status) == 0 ? std::int64_t(status.st_size) : -1;
-  }
-  void read(std::int64_t at, std::int64_t bytes, void* out) const {
-    for (std::int64_t done = 0; done < bytes;) {
-      const auto n = ::pread(file_, static_cast<char*>(out) + done, std::size_t(bytes - done), at + done);
-      if (n < 0 && errno == EINTR) continue;
-      require(Exit::bad_data, n != 0, "{}: the file ends at {}, {} bytes are missing", path_, at + done, bytes - done);
-      require(Exit::io, n > 0, "{}: {}", path_, std::strerror(errno));
-      done += n;
+  const RawFile& file(std::int64_t which) {
+    auto& file = files_[std::size_t(which)];
+    if (!file) {
+      const auto& stored = manifest_.files[std::size_t(which)];
+      file = std::make_unique<RawFile>(path_ + "/" + stored.name, RawFile::Mode::read);
+      require(Exit::bad_data, file->size() == stored.bytes, "{}: {} bytes, but {} were written", file->path(), file->size(),
+              stored.bytes);
     }
+    return *file;
   }
-  void write(std::int64_t at, std::int64_t bytes, const void* from, std::int64_t needed) const {
-    for (std::int64_t done = 0; done < bytes;) {
-      const auto n = ::pwrite(file_, static_cast<const char*>(from) + done, std::size_t(bytes - done), at + done);
-      if (n < 0 && errno == EINTR) continue;
-      if (n <= 0) write_failed(path_, needed, n < 0 ? errno : ENOSPC);
-      done += n;
-    }
+
+  /// Compares one block of a piece with its checksum.
+  void check_block(const Manifest::Piece& piece, std::int64_t block) {
+    const auto [begin, end] = block_range(piece, block);
+    Checksum sum;
+    add_to(sum, file(piece.file), piece.offset + begin, piece.offset + end);
+    expect(sum.text(), piece, block);
   }
-  void add_to(Checksum& sum, std::int64_t begin, std::int64_t end) const {
-    std::vector<char> piece(std::size_t(std::min<std::int64_t>(1 << 20, end - begin)));
-    for (; begin < end; begin += std::int64_t(piece.size())) {
-      const auto n = std::min<std::int64_t>(end - begin, std::int64_t(piece.size()));
-      read(begin, n, piece.data());
-      sum.add(piece.data(), std::size_t(n));
+  void check_rest(std::int64_t which) {
+    Checksum sum;
+    for (const auto& gap : gaps(manifest_, which)) add_to(sum, file(which), gap.begin, gap.end);
+    require(Exit::bad_data, sum.text() == manifest_.files[std::size_t(which)].rest_xxh3,
+            "{}: the checksum of what lies between the tensors is wrong", file(which).path());
+  }
+
+  /// Elements [begin, begin + size) of a tensor, as they are stored, checked.
+  void read(std::size_t tensor, std::int64_t begin, std::int64_t size, char* out) {
+    const std::int64_t width = std::int64_t(size_of(manifest_.tensors[tensor].dtype));
+    for (const auto& piece : manifest_.pieces) {
+      if (piece.tensor != std::int64_t(tensor)) continue;
+      const std::int64_t first = std::max(begin, piece.begin), last = std::min(begin + size, piece.begin + piece.size);
+      if (first < last)
+        read_piece(piece, (first - piece.begin) * width, (last - piece.begin) * width, out + (first - begin) * width);
     }
   }
 
  private:
+  std::pair<std::int64_t, std::int64_t> block_range(const Manifest::Piece& piece, std::int64_t block) const {
+    const std::int64_t begin = block * manifest_.block_bytes, bytes = manifest_.bytes_of(piece);
+    return {begin, begin + std::min(manifest_.block_bytes, bytes - begin)};
+  }
+  /// Bytes [begin, end) of a piece: its blocks whole, since a checksum covers a whole one.
+  void read_piece(const Manifest::Piece& piece, std::int64_t begin, std::int64_t end, char* out) {
+    for (std::int64_t block = begin / manifest_.block_bytes; block <= (end - 1) / manifest_.block_bytes; ++block) {
+      const auto [from, to] = block_range(piece, block);
+      const bool inside = from >= begin && to <= end;
+      if (!inside) part_.resize(std::size_t(to - from));
+      char* at = inside ? out + (from - begin) : part_.data();
+      file(piece.file).read(piece.offset + from, to - from, at);
+      expect(checksum(at, std::size_t(to - from)), piece, block);
+      const std::int64_t first = std::max(from, begin), last = std::min(to, end);
+      if (!inside) std::memcpy(out + (first - begin), at + (first - from), std::size_t(last - first));
+    }
+  }
+  void expect(const std::string& sum, const Manifest::Piece& piece, std::int64_t block) {
+    const auto [begin, end] = block_range(piece, block);
+    require(Exit::bad_data, sum == piece.xxh3[std::size_t(block)], "{}: the checksum of '{}' (offset {}, {} bytes) is wrong",
+            file(piece.file).path(), manifest_.tensors[std::size_t(piece.tensor)].name, piece.offset + begin, end - begin);
+  }
+
   std::string path_;
-  int file_;
+  const Manifest& manifest_;
+  std::vector<std::unique_ptr<RawFile>> files_;
+  std::vector<char> part_;
 };
 
-std::string rest_checksum(const RawFile& file, const Manifest& manifest, const Manifest::File& which) {
-  Checksum sum;
-  for (const auto& gap : gaps(manifest, which)) file.add_to(sum, gap.begin, gap.end);
-  return sum.text();
-}
-
-hdf5::Element element_of(DType d) {
-  switch (d) {
-    case DType::f32: return hdf5::Element::f32;
-    case DType::bf16: return hdf5::Element::u16;  // HDF5 has no bfloat16: the bits, and an attribute
-    case DType::i32: return hdf5::Element::i32;
-    default: return hdf5::Element::u8;
-  }
-}
-
-/// Step of a checkpoint folder's name "step_<N>", -1 for anything else.
-std::int64_t step_of(const std::string& name) {
-  if (!name.starts_with("step_") || name.size() > 23 || name.size() == 5) return -1;
-  if (name.find_first_not_of("0123456789", 5) != std::string::npos) return -1;
-  return std::stoll(name.substr(5));
-}
-
-/// Steps that are there, newest first.
-std::vector<std::int64_t> steps_in(const std::string& folder) {
-  std::vector<std::int64_t> steps;
-  std::error_code ignored;
-  for (fs::directory_iterator at(folder, ignored), end; !ignored && at != end; at.increment(ignored))
-    if (const auto step = step_of(at->path().filename().string()); step >= 0) steps.push_back(step);
-  std::sort(steps.rbegin(), steps.rend());
-  return steps;
-}
-
-std::string step_path(const std::string& folder, std::int64_t step) {
-  return folder + "/step_" + std::to_string(step);
-}
-
-/// Takes a folder away so that it is never seen half deleted.
-void remove_folder(const std::string& path) {
-  std::error_code ignored;
-  const std::string gone = fmt::format("{}.tmp.{}", path, getpid());
-  fs::rename(path, gone, ignored);
-  fs::remove_all(ignored ? path : gone, ignored);
-}
-
-/// A folder that is removed unless it got its name.
-struct TemporaryFolder {
-  std::string path;
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    if (!path.empty()) fs::remove_all(path, ignored);
-  }
-};
-
-/// Writes the tensors: HDF5 lays the file out, the bytes are written in place without it.
-Manifest write_data(const std::string& folder, std::int64_t step, const std::vector<NamedView>& tensors, const std::string& state,
-                    const Queue& queue) {
-  Manifest manifest;
-  manifest.step = step;
-  manifest.state = state;
-  const std::string path = folder + "/" + data_name;
-  std::int64_t needed = 1 << 16;
-  for (const auto& t : tensors) needed += std::int64_t(t.view.bytes()) + 2048 + 4 * std::int64_t(t.name.size());
-  check_space(path, needed);
-  try {
-    auto file = hdf5::File::create(path);
-    for (const auto& t : tensors) {
-      const auto data = file.create_dataset(t.name, element_of(t.view.dtype), t.shape, {.reserve = true});
-      if (t.view.dtype == DType::bf16) file.set(t.name, "dtype", "bf16");
-      manifest.tensors.push_back({t.name, t.shape, t.view.dtype, data_name, t.view.size > 0 ? data.offset() : 0, ""});
+/// Compares a rank's share of a checkpoint's bytes with the manifest. Throws (bad_data) what is wrong.
+void check_share(const Manifest& manifest, const std::string& path, int rank, int ranks) {
+  Reader reader(path, manifest);
+  for (std::size_t i = std::size_t(rank); i < manifest.files.size(); i += std::size_t(ranks)) reader.check_rest(std::int64_t(i));
+  long double total = 1, seen = 0;
+  for (const auto& t : manifest.tensors) total += (long double)t.bytes();
+  for (const auto& piece : manifest.pieces)
+    for (std::int64_t block = 0; block < manifest.blocks_of(piece); ++block) {
+      if (int(seen / total * ranks) == rank) reader.check_block(piece, block);
+      seen += (long double)std::min(manifest.block_bytes, manifest.bytes_of(piece) - block * manifest.block_bytes);
     }
-    file.set("", "step", step);
-    if (state.size() < 60000) file.set("", "state", state);  // an attribute holds 64 KiB; the manifest has it in any case
-    file.close();
-  } catch (const Error& e) {
-    for (int problem : {ENOSPC, EFBIG, EDQUOT})
-      if (std::string(e.what()).find(std::strerror(problem)) != std::string::npos) write_failed(path, needed, problem);
-    throw;
-  }
+}
 
-  const RawFile file(path, O_RDWR);
-  Memory staging;
-  if (queue.on_gpu) staging = host_memory(piece_bytes);
-  for (std::size_t i = 0; i < tensors.size(); ++i) {
-    const View view = tensors[i].view;
-    const std::int64_t run = piece_bytes / std::int64_t(size_of(view.dtype));
-    Checksum sum;
-    for (std::int64_t first = 0; first < view.size; first += run) {
-      View piece = view.slice(first, std::min(run, view.size - first));
-      if (queue.on_gpu) {
-        const View host{staging.get(), piece.size, piece.dtype};
-        kernels::copy(queue, host, piece);
-        kernels::synchronize(queue);
-        piece = host;
-      }
-      sum.add(piece.data, piece.bytes());
-      file.write(manifest.tensors[i].offset + first * std::int64_t(size_of(view.dtype)), std::int64_t(piece.bytes()), piece.data,
-                 needed);
-    }
-    manifest.tensors[i].xxh3 = sum.text();
-  }
-  manifest.files.push_back({data_name, file.size(), ""});
-  manifest.files[0].rest_xxh3 = rest_checksum(file, manifest, manifest.files[0]);
-  sync_file(path);
+/// The manifest of a checkpoint all of whose bytes are right; rank 0 reads it, every rank checks its share. Collective.
+Manifest check_all(const std::string& path, Group& group) {
+  const Manifest manifest = Manifest::parse(agree(group, [&] { return read_text(path + "/" + checkpoint_manifest_name); }), path);
+  settle(group, [&] { check_share(manifest, path, group.rank(), group.size()); });
   return manifest;
-}
-
-/// Gives the finished folder its name; one of that name (a damaged one that was passed over) makes room.
-void publish(TemporaryFolder& from, const std::string& to) {
-  if (::rename(from.path.c_str(), to.c_str()) == 0) {
-    from.path.clear();
-    return;
-  }
-  if (errno != ENOTEMPTY && errno != EEXIST) write_failed(to, 0, errno);
-  if (::renameat2(AT_FDCWD, from.path.c_str(), AT_FDCWD, to.c_str(), RENAME_EXCHANGE) == 0)
-    return;  // the old one is removed as temporary
-  remove_folder(to);
-  if (::rename(from.path.c_str(), to.c_str()) != 0) write_failed(to, 0, errno);
-  from.path.clear();
-}
-
-/// Removes what is older than the newest `keep`, the one just written among them, and what interrupted writers left.
-void prune(const std::string& folder, std::int64_t written, int keep) {
-  int kept = 1;
-  for (const auto step : steps_in(folder))
-    if (step < written && keep > 0 && ++kept > keep) remove_folder(step_path(folder, step));
-}
-
-void remove_leftovers(const std::string& folder) {
-  std::error_code ignored;
-  std::vector<fs::path> old;
-  for (fs::directory_iterator at(folder, ignored), end; !ignored && at != end; at.increment(ignored)) {
-    const std::string name = at->path().filename().string();
-    if (name.starts_with("latest.tmp.") || (name.starts_with("step_") && name.find(".tmp.") != std::string::npos))
-      old.push_back(at->path());
-  }
-  for (const auto& path : old) fs::remove_all(path, ignored);
-}
-
-/// Reads a checkpoint's manifest and compares every byte with it. Throws (bad_data) what is wrong.
-Manifest check_all(const std::string& path) {
-  const Manifest manifest = Manifest::parse(read_text(path + "/" + manifest_name), path);
-  for (const auto& which : manifest.files) {
-    const RawFile file(path + "/" + which.name, O_RDONLY);
-    require(Exit::bad_data, file.size() == which.bytes, "{}/{}: {} bytes, but {} were written", path, which.name, file.size(),
-            which.bytes);
-    for (const auto& t : manifest.tensors) {
-      if (t.file != which.name) continue;
-      Checksum sum;
-      file.add_to(sum, t.offset, t.offset + t.bytes());
-      require(Exit::bad_data, sum.text() == t.xxh3, "{}/{}: the checksum of '{}' (offset {}, {} bytes) is wrong", path,
-              which.name, t.name, t.offset, t.bytes());
-    }
-    require(Exit::bad_data, rest_checksum(file, manifest, which) == which.rest_xxh3,
-            "{}/{}: the checksum of what lies between the tensors is wrong", path, which.name);
-  }
-  return manifest;
-}
-
-/// Rank 0's part of find_checkpoint: JSON, or null.
-Json find_newest(const std::string& folder) {
-  Json warnings = Json::array();
-  const auto steps = steps_in(folder);
-  for (const auto step : steps) {
-    const std::string path = step_path(folder, step);
-    try {
-      const Manifest manifest = check_all(path);
-      return {{"path", path}, {"step", manifest.step}, {"state", manifest.state}, {"warnings", warnings}};
-    } catch (const Error& e) {
-      warnings.push_back(std::string(e.what()) + "; this checkpoint is passed over");
-    }
-  }
-  if (steps.empty()) return nullptr;
-  std::string all = folder + ": every checkpoint is damaged";
-  for (const auto& warning : warnings) all += "; " + warning.get<std::string>();
-  throw Error(all, Exit::bad_data);
-}
-
-FoundCheckpoint as_found(const Json& j) {
-  return {j["path"], j["step"], j["state"], j["warnings"].get<std::vector<std::string>>()};
 }
 
 /// The folder that holds step_<N> folders, given a run folder or itself.
@@ -263,11 +133,11 @@ std::string checkpoints_of(const std::string& path) {
   return fs::is_directory(path + "/checkpoints") ? path + "/checkpoints" : path;
 }
 bool is_checkpoint(const std::string& path) {
-  return fs::exists(path + "/" + manifest_name) || step_of(fs::path(path).filename().string()) >= 0;
+  return fs::exists(path + "/" + checkpoint_manifest_name) || step_of(fs::path(path).filename().string()) >= 0;
 }
 
 void require_same_model(const Manifest& manifest, const std::string& path, const std::vector<NamedView>& wanted, Match match) {
-  std::map<std::string, const Manifest::Stored*> stored;
+  std::map<std::string, const Manifest::Tensor*> stored;
   for (const auto& t : manifest.tensors) stored[t.name] = &t;
   const std::string other = path + " is a checkpoint of another model or optimizer: ";
   for (const auto& w : wanted) {
@@ -275,6 +145,8 @@ void require_same_model(const Manifest& manifest, const std::string& path, const
     require(Exit::bad_data, at != stored.end(), "{}it has no '{}' {}", other, w.name, to_text(w.shape));
     require(Exit::bad_data, at->second->shape == w.shape, "{}'{}' is {} there and {} here", other, w.name,
             to_text(at->second->shape), to_text(w.shape));
+    require(w.begin >= 0 && w.begin <= count(w.shape) && w.view.size <= count(w.shape) - w.begin,
+            "load_checkpoint: '{}' {}: elements {} to {} are wanted", w.name, to_text(w.shape), w.begin, w.begin + w.view.size);
     stored.erase(at);
   }
   for (const auto& t : manifest.tensors)
@@ -282,23 +154,17 @@ void require_same_model(const Manifest& manifest, const std::string& path, const
             to_text(t.shape));
 }
 
-/// One tensor into its view: through host memory where the view is on a GPU or of another type.
-void load_tensor(const RawFile& file, const Manifest::Stored& stored, const NamedView& wanted, const std::string& where,
-                 const Queue& queue) {
-  const std::int64_t n = count(stored.shape), bytes = stored.bytes();
-  const bool direct = !queue.on_gpu && stored.dtype == wanted.view.dtype;
+/// One tensor or a range of it into its view: through host memory where the view is on a GPU or of another type.
+void load_tensor(Reader& reader, std::size_t tensor, DType stored, const NamedView& wanted, const Queue& queue) {
+  const std::int64_t n = wanted.view.size;
+  if (n == 0) return;
+  const bool direct = !queue.on_gpu && stored == wanted.view.dtype;
   Memory staging, converted;
-  View host{wanted.view.data, n, stored.dtype};
-  if (!direct) host.data = (staging = host_memory(std::size_t(bytes))).get();
-  Checksum sum;
-  for (std::int64_t at = 0; at < bytes; at += piece_bytes) {
-    const std::int64_t m = std::min(piece_bytes, bytes - at);
-    file.read(stored.offset + at, m, static_cast<char*>(host.data) + at);
-    sum.add(static_cast<char*>(host.data) + at, std::size_t(m));
-  }
-  require(Exit::bad_data, sum.text() == stored.xxh3, "{}: the checksum of '{}' is wrong", where, stored.name);
-  if (direct || n == 0) return;
-  if (stored.dtype != wanted.view.dtype) {
+  View host{wanted.view.data, n, stored};
+  if (!direct) host.data = (staging = host_memory(host.bytes())).get();
+  reader.read(tensor, wanted.begin, n, static_cast<char*>(host.data));
+  if (direct) return;
+  if (stored != wanted.view.dtype) {
     converted = host_memory(wanted.view.bytes());
     const View to{converted.get(), n, wanted.view.dtype};
     kernels::cast(Queue{}, to, host);
@@ -308,75 +174,69 @@ void load_tensor(const RawFile& file, const Manifest::Stored& stored, const Name
   kernels::synchronize(queue);
 }
 
-}  // namespace
-
-std::string save_checkpoint(const std::string& folder, std::int64_t step, const std::vector<NamedView>& tensors,
-                            const std::string& state, int keep, const Queue& queue, Group& group) {
-  kernels::synchronize(queue);
-  return agree(group, [&] {
-    std::set<std::string> names;
-    for (const auto& t : tensors) {
-      require(names.insert(t.name).second, "save_checkpoint: two tensors are called '{}'", t.name);
-      require(count(t.shape) == t.view.size, "save_checkpoint: '{}' {} has {} elements", t.name, to_text(t.shape), t.view.size);
-    }
-    std::error_code problem;
-    fs::create_directories(folder, problem);
-    if (problem) write_failed(folder, 0, problem.value());
-    remove_leftovers(folder);
-    const std::string path = step_path(folder, step);
-    TemporaryFolder temporary{fmt::format("{}.tmp.{}", path, getpid())};
-    if (::mkdir(temporary.path.c_str(), 0777) != 0) write_failed(temporary.path, 0, errno);
-
-    const Manifest manifest = write_data(temporary.path, step, tensors, state, queue);
-    replace_text(temporary.path + "/" + manifest_name, manifest.to_json());  // last: a folder without it is incomplete
-    sync_folder(temporary.path);
-    publish(temporary, path);
-    sync_folder(folder);
-    replace_text(folder + "/latest", "step_" + std::to_string(step) + "\n");
-    prune(folder, step, keep);
-    return path;
-  });
+Manifest manifest_of(const FoundCheckpoint& found) {
+  return Manifest::parse(read_text(found.path + "/" + checkpoint_manifest_name), found.path);
 }
 
+}  // namespace
+
 std::optional<FoundCheckpoint> find_checkpoint(const std::string& folder, Group& group) {
-  const Json found = agree_on(group, [&] { return find_newest(folder); });
-  if (found.is_null()) return {};
-  return as_found(found);
+  const auto steps = agree_on(group, [&] { return Json(steps_in(folder)); }).get<std::vector<std::int64_t>>();
+  FoundCheckpoint found;
+  std::string all = folder + ": every checkpoint is damaged";
+  for (const auto step : steps) {
+    found.path = step_path(folder, step);
+    try {
+      const Manifest manifest = check_all(found.path, group);
+      found.step = manifest.step, found.state = manifest.state;
+      return found;
+    } catch (const Error& e) {  // the same on every rank
+      found.warnings.push_back(std::string(e.what()) + "; this checkpoint is passed over");
+      all += "; " + found.warnings.back();
+    }
+  }
+  if (steps.empty()) return {};
+  throw Error(all, Exit::bad_data);
 }
 
 FoundCheckpoint open_checkpoint(const std::string& path, Group& group) {
-  return as_found(agree_on(group, [&] {
+  const std::string one = agree(group, [&] {
     require(Exit::bad_data, fs::is_directory(path), "{}: there is no such folder", path);
-    if (is_checkpoint(path)) {
-      const Manifest manifest = check_all(path);
-      return Json{{"path", path}, {"step", manifest.step}, {"state", manifest.state}, {"warnings", Json::array()}};
-    }
-    const Json found = find_newest(checkpoints_of(path));
-    require(Exit::bad_data, !found.is_null(), "{}: there is no complete checkpoint", path);
-    return found;
-  }));
+    return is_checkpoint(path) ? "" : checkpoints_of(path);
+  });
+  if (one.empty()) {
+    const Manifest manifest = check_all(path, group);
+    return {path, manifest.step, manifest.state, {}};
+  }
+  auto found = find_checkpoint(one, group);
+  require(Exit::bad_data, found.has_value(), "{}: there is no complete checkpoint", path);
+  return *found;
 }
 
 void load_checkpoint(const FoundCheckpoint& found, const std::vector<NamedView>& wanted, Match match, const Queue& queue,
                      Group& group) {
   const std::string text = agree(group, [&] {
-    std::string text = read_text(found.path + "/" + manifest_name);
+    std::string text = read_text(found.path + "/" + checkpoint_manifest_name);
     require_same_model(Manifest::parse(text, found.path), found.path, wanted, match);
     return text;
   });
   settle(group, [&] {
     const Manifest manifest = Manifest::parse(text, found.path);
     require_same_model(manifest, found.path, wanted, match);  // this rank's model too
-    std::map<std::string, const Manifest::Stored*> stored;
-    for (const auto& t : manifest.tensors) stored[t.name] = &t;
-    std::map<std::string, std::unique_ptr<RawFile>> files;
+    std::map<std::string, std::size_t> stored;
+    for (std::size_t i = 0; i < manifest.tensors.size(); ++i) stored[manifest.tensors[i].name] = i;
+    Reader reader(found.path, manifest);
     for (const auto& w : wanted) {
-      const auto& t = *stored.at(w.name);
-      auto& file = files[t.file];
-      if (!file) file = std::make_unique<RawFile>(found.path + "/" + t.file, O_RDONLY);
-      load_tensor(*file, t, w, found.path + "/" + t.file, queue);
+      const std::size_t at = stored.at(w.name);
+      load_tensor(reader, at, manifest.tensors[at].dtype, w, queue);
     }
   });
+}
+
+std::vector<StoredTensor> list_checkpoint(const FoundCheckpoint& found) {
+  std::vector<StoredTensor> all;
+  for (const auto& t : manifest_of(found).tensors) all.push_back({t.name, t.shape, t.dtype});
+  return all;
 }
 
 std::string verify_checkpoint(const std::string& path) {
@@ -387,13 +247,15 @@ std::string verify_checkpoint(const std::string& path) {
   else
     for (const auto step : steps_in(checkpoints_of(path))) paths.push_back(step_path(checkpoints_of(path), step));
   require(Exit::bad_data, !paths.empty(), "{}: there is no checkpoint", path);
+  const auto group = solo_group();
   std::string report, damaged;
   for (const auto& each : paths) {
     try {
-      const Manifest manifest = check_all(each);
+      const Manifest manifest = check_all(each, *group);
       std::int64_t bytes = 0;
       for (const auto& file : manifest.files) bytes += file.bytes;
-      report += fmt::format("{}: {} tensors, {}, every checksum is right\n", each, manifest.tensors.size(), size_text(bytes));
+      report += fmt::format("{}: {} tensors in {} files, {}, every checksum is right\n", each, manifest.tensors.size(),
+                            manifest.files.size(), size_text(bytes));
     } catch (const Error& e) {
       damaged += (damaged.empty() ? "" : "; ") + std::string(e.what());
     }
@@ -403,9 +265,8 @@ std::string verify_checkpoint(const std::string& path) {
 }
 
 std::string inspect_checkpoint(const std::string& path) {
-  auto group = solo_group();
-  const auto found = open_checkpoint(path, *group);
-  const Manifest manifest = Manifest::parse(read_text(found.path + "/" + manifest_name), found.path);
+  const auto found = open_checkpoint(path, *solo_group());
+  const Manifest manifest = manifest_of(found);
   std::string text;
   for (const auto& warning : found.warnings) text += "warning: " + warning + "\n";
   std::int64_t bytes = 0, values = 0;
@@ -414,10 +275,70 @@ std::string inspect_checkpoint(const std::string& path) {
   text += fmt::format("{}: step {}, {} tensors, {} values, {}\n", found.path, manifest.step, manifest.tensors.size(), values,
                       size_text(bytes));
   text += "state " + Json::parse(manifest.state).dump() + "\n";
+  for (const auto& f : manifest.files) text += fmt::format("  {}  {}\n", f.name, size_text(f.bytes));
   for (const auto& t : manifest.tensors)
-    text +=
-        fmt::format("  {:{}}  {} {}  {}  {}\n", t.name, wide, to_text(t.shape), name_of(t.dtype), size_text(t.bytes()), t.xxh3);
+    text += fmt::format("  {:{}}  {} {}  {}\n", t.name, wide, to_text(t.shape), name_of(t.dtype), size_text(t.bytes()));
   return text;
+}
+
+namespace {
+
+/// A tensor of the checkpoint as f32; integers are exact up to 2^24.
+std::vector<float> values_of(Reader& reader, std::size_t tensor, const Manifest::Tensor& stored) {
+  std::vector<float> values(std::size_t(count(stored.shape)));
+  std::vector<char> bytes(std::size_t(stored.bytes()));
+  reader.read(tensor, 0, count(stored.shape), bytes.data());
+  const View to{values.data(), std::int64_t(values.size()), DType::f32}, from{bytes.data(), to.size, stored.dtype};
+  if (to.size > 0) kernels::cast(Queue{}, to, from);
+  return values;
+}
+
+/// "3 of 12 values differ, by at most 0.5"; empty when none does. NaN equals NaN.
+std::string compare(const std::vector<float>& a, const std::vector<float>& b) {
+  std::size_t differing = 0;
+  double most = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    if (a[i] == b[i] || (std::isnan(a[i]) && std::isnan(b[i]))) continue;
+    ++differing;
+    const double by = std::abs(double(a[i]) - double(b[i]));
+    most = std::isnan(by) ? std::numeric_limits<double>::infinity() : std::max(most, by);
+  }
+  return differing == 0 ? "" : fmt::format("{} of {} values differ, by at most {:.3g}", differing, a.size(), most);
+}
+
+}  // namespace
+
+Difference diff_checkpoints(const std::string& a, const std::string& b) {
+  const auto group = solo_group();
+  const FoundCheckpoint left = open_checkpoint(a, *group), right = open_checkpoint(b, *group);
+  const Manifest first = manifest_of(left), second = manifest_of(right);
+  Reader from_first(left.path, first), from_second(right.path, second);
+  Difference difference;
+  auto tell = [&](const std::string& what) {
+    difference.same = false;
+    difference.text += what + "\n";
+  };
+  std::map<std::string, std::size_t> others;
+  for (std::size_t i = 0; i < second.tensors.size(); ++i) others[second.tensors[i].name] = i;
+  for (std::size_t i = 0; i < first.tensors.size(); ++i) {
+    const auto& t = first.tensors[i];
+    const auto at = others.find(t.name);
+    if (at == others.end()) {
+      tell(fmt::format("{}: only in {}", t.name, left.path));
+      continue;
+    }
+    const auto& other = second.tensors[at->second];
+    if (t.shape != other.shape || t.dtype != other.dtype)
+      tell(fmt::format("{}: {} {} and {} {}", t.name, to_text(t.shape), name_of(t.dtype), to_text(other.shape),
+                       name_of(other.dtype)));
+    else if (const auto what = compare(values_of(from_first, i, t), values_of(from_second, at->second, other)); !what.empty())
+      tell(t.name + ": " + what);
+    others.erase(at);
+  }
+  for (const auto& [name, index] : others) tell(fmt::format("{}: only in {}", name, right.path));
+  if (difference.same)
+    difference.text = fmt::format("{} and {}: {} equal tensors\n", left.path, right.path, first.tensors.size());
+  return difference;
 }
 
 }  // namespace lockstep::io

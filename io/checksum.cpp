@@ -18,15 +18,21 @@ void Checksum::add(const void* data, std::size_t bytes) {
   XXH3_128bits_update(state_->state, data, bytes);
 }
 
-std::string Checksum::text() const {
-  const XXH128_hash_t hash = XXH3_128bits_digest(state_->state);
+namespace {
+std::string to_hex(const XXH128_hash_t& hash) {
   return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
 }
+}  // namespace
 
+std::string Checksum::text() const {
+  return to_hex(XXH3_128bits_digest(state_->state));
+}
+
+std::string checksum(const void* data, std::size_t bytes) {
+  return to_hex(XXH3_128bits(data, bytes));
+}
 std::string checksum(const std::string& bytes) {
-  Checksum sum;
-  sum.add(bytes.data(), bytes.size());
-  return sum.text();
+  return checksum(bytes.data(), bytes.size());
 }
 
 }  // namespace lockstep::io

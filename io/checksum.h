@@ -20,6 +20,7 @@ class Checksum {
   std::unique_ptr<State> state_;
 };
 
+std::string checksum(const void* data, std::size_t bytes);
 std::string checksum(const std::string& bytes);
 
 }  // namespace lockstep::io

@@ -13,25 +13,110 @@ using Json = nlohmann::json;
 namespace {
 constexpr const char* format_name = "lockstep checkpoint";
 
+void need(bool ok, const std::string& what) {
+  if (!ok) throw std::runtime_error(what);
+}
+
 DType dtype_named(const std::string& name) {
   for (DType d : {DType::f32, DType::bf16, DType::i32, DType::u8})
     if (name == name_of(d)) return d;
   throw std::runtime_error("unknown type '" + name + "'");
 }
+
+/// A whole number that is not negative; anything else in its place is damage.
+std::int64_t whole(const Json& value, const char* what) {
+  need(value.is_number_integer() && value >= 0 && value <= std::numeric_limits<std::int64_t>::max(),
+       std::string("'") + what + "' is no whole number");
+  return value;
+}
+
+void read_tensor(Manifest& m, const Json& t) {
+  m.tensors.push_back({t.at("name"), {}, dtype_named(t.at("dtype"))});
+  auto& tensor = m.tensors.back();
+  long double bytes = size_of(tensor.dtype);
+  for (const auto& d : t.at("shape")) bytes *= (long double)tensor.shape.emplace_back(whole(d, "shape"));
+  need(bytes < 9e18L, "'" + tensor.name + "' has an impossible shape");
+}
+
+/// As version 1 had it: a tensor in one piece, with one checksum.
+void read_whole_tensor(Manifest& m, const Json& t) {
+  need(m.tensors.back().bytes() == t.at("bytes"), "'" + m.tensors.back().name + "' has sizes that do not fit each other");
+  const std::string file = t.at("file");
+  auto at = std::find_if(m.files.begin(), m.files.end(), [&](const Manifest::File& f) { return f.name == file; });
+  need(at != m.files.end(), "'" + m.tensors.back().name + "' lies in the unknown file '" + file + "'");
+  if (count(m.tensors.back().shape) > 0)
+    m.pieces.push_back({std::int64_t(m.tensors.size()) - 1,
+                        at - m.files.begin(),
+                        0,
+                        count(m.tensors.back().shape),
+                        whole(t.at("offset"), "offset"),
+                        {t.at("xxh3")}});
+}
+
+void read_piece(Manifest& m, const Json& p) {
+  m.pieces.push_back({whole(p.at("tensor"), "tensor"), whole(p.at("file"), "file"), whole(p.at("begin"), "begin"),
+                      whole(p.at("size"), "size"), whole(p.at("offset"), "offset"),
+                      p.at("xxh3").get<std::vector<std::string>>()});
+  const auto& piece = m.pieces.back();
+  need(piece.tensor < std::int64_t(m.tensors.size()) && piece.file < std::int64_t(m.files.size()), "a piece of nothing");
+  const auto& tensor = m.tensors[std::size_t(piece.tensor)];
+  need(piece.size > 0 && piece.size <= count(tensor.shape), "a piece of '" + tensor.name + "' has an impossible size");
+  need(std::int64_t(piece.xxh3.size()) == m.blocks_of(piece), "a piece of '" + tensor.name + "' lacks checksums");
+}
+
+/// The pieces of each tensor follow one another and are all of it.
+void check_cover(const Manifest& m) {
+  auto piece = m.pieces.begin();
+  for (std::size_t i = 0; i < m.tensors.size(); ++i) {
+    std::int64_t at = 0;
+    for (; piece != m.pieces.end() && piece->tensor == std::int64_t(i) && piece->begin == at; ++piece) {
+      need(piece->size <= count(m.tensors[i].shape) - at, "'" + m.tensors[i].name + "' has too many elements");
+      at += piece->size;
+    }
+    need(at == count(m.tensors[i].shape), "'" + m.tensors[i].name + "' is not whole");
+  }
+  need(piece == m.pieces.end(), "the pieces are out of order");
+}
+
+Manifest read_body(const Json& body) {
+  need(body.at("format") == format_name, "it is not a checkpoint");
+  const std::int64_t version = whole(body.at("version"), "version");
+  need(version == 1 || version == 2, "it was written by a newer version");
+  Manifest m;
+  m.step = whole(body.at("step"), "step");
+  m.state = body.at("state").dump();
+  m.block_bytes = version == 1 ? std::numeric_limits<std::int64_t>::max() : whole(body.at("block_bytes"), "block_bytes");
+  need(m.block_bytes > 0 && (version == 1 || m.block_bytes <= 1 << 30), "its blocks have an impossible size");
+  for (const auto& f : body.at("files")) m.files.push_back({f.at("name"), whole(f.at("bytes"), "bytes"), f.at("rest_xxh3")});
+  std::set<std::string> names;
+  for (const auto& t : body.at("tensors")) {
+    read_tensor(m, t);
+    need(names.insert(m.tensors.back().name).second, "'" + m.tensors.back().name + "' is there twice");
+    if (version == 1) read_whole_tensor(m, t);
+  }
+  if (version == 2)
+    for (const auto& p : body.at("pieces")) read_piece(m, p);
+  check_cover(m);
+  for (std::size_t i = 0; i < m.files.size(); ++i) {
+    const std::string& name = m.files[i].name;
+    need(!name.empty() && name != "." && name != ".." && name.find('/') == std::string::npos &&
+             name.find('\0') == std::string::npos,
+         "the file '" + name + "' has a bad name");
+    gaps(m, std::int64_t(i));
+  }
+  return m;
+}
 }  // namespace
 
 std::string Manifest::to_json() const {
-  Json body = {{"format", format_name}, {"version", 1}, {"step", step}, {"state", Json::parse(state)}};
-  body["files"] = Json::array(), body["tensors"] = Json::array();
+  Json body = {
+      {"format", format_name}, {"version", 2}, {"step", step}, {"state", Json::parse(state)}, {"block_bytes", block_bytes}};
+  body["files"] = body["tensors"] = body["pieces"] = Json::array();
   for (const auto& f : files) body["files"].push_back({{"name", f.name}, {"bytes", f.bytes}, {"rest_xxh3", f.rest_xxh3}});
-  for (const auto& t : tensors)
-    body["tensors"].push_back({{"name", t.name},
-                               {"shape", t.shape},
-                               {"dtype", name_of(t.dtype)},
-                               {"file", t.file},
-                               {"offset", t.offset},
-                               {"bytes", t.bytes()},
-                               {"xxh3", t.xxh3}});
+  for (const auto& t : tensors) body["tensors"].push_back({{"name", t.name}, {"shape", t.shape}, {"dtype", name_of(t.dtype)}});
+  for (const auto& p : pieces)
+    body["pieces"].push_back(
+        {{"tensor", p.tensor}, {"file", p.file}, {"begin", p.begin}, {"size", p.size}, {"offset", p.offset}, {"xxh3", p.xxh3}});
   const std::string sum = checksum(body.dump());
   body["xxh3"] = sum;
   return body.dump(1) + "\n";
@@ -40,41 +125,11 @@ std::string Manifest::to_json() const {
 Manifest Manifest::parse(const std::string& text, const std::string& where) {
   try {
     Json body = Json::parse(text);
-    auto need = [](bool ok, const std::string& what) {
-      if (!ok) throw std::runtime_error(what);
-    };
     need(body.is_object() && body.contains("xxh3"), "it has no checksum");
     const std::string sum = body["xxh3"];
     body.erase("xxh3");
     need(sum == checksum(body.dump()), "its checksum is wrong");
-    need(body.at("format") == format_name, "it is not a checkpoint");
-    need(body.at("version") == 1, "it was written by a newer version");
-    Manifest m;
-    m.step = body.at("step");
-    m.state = body.at("state").dump();
-    for (const auto& f : body.at("files")) m.files.push_back({f.at("name"), f.at("bytes"), f.at("rest_xxh3")});
-    std::set<std::string> names;
-    for (const auto& t : body.at("tensors")) {
-      m.tensors.push_back(
-          {t.at("name"), t.at("shape").get<Shape>(), dtype_named(t.at("dtype")), t.at("file"), t.at("offset"), t.at("xxh3")});
-      const auto& stored = m.tensors.back();
-      long double bytes = size_of(stored.dtype);
-      for (auto d : stored.shape) {
-        need(d >= 0, "'" + stored.name + "' has a negative size");
-        bytes *= (long double)d;
-      }
-      need(bytes < 9e18L && stored.bytes() == t.at("bytes"), "'" + stored.name + "' has sizes that do not fit each other");
-      need(names.insert(stored.name).second, "'" + stored.name + "' is there twice");
-    }
-    for (const auto& f : m.files) {
-      need(!f.name.empty() && f.name.find('/') == std::string::npos && f.bytes >= 0,
-           "the file '" + f.name + "' has a bad name or size");
-      gaps(m, f);
-    }
-    for (const auto& t : m.tensors)
-      need(std::any_of(m.files.begin(), m.files.end(), [&](const File& f) { return f.name == t.file; }),
-           "'" + t.name + "' lies in the unknown file '" + t.file + "'");
-    return m;
+    return read_body(body);
   } catch (const std::exception& e) {
     std::string why = e.what();
     if (auto at = why.find("] "); why.starts_with("[json") && at != std::string::npos) why = why.substr(at + 2);
@@ -82,18 +137,20 @@ Manifest Manifest::parse(const std::string& text, const std::string& where) {
   }
 }
 
-std::vector<Gap> gaps(const Manifest& manifest, const Manifest::File& file) {
+std::vector<Gap> gaps(const Manifest& manifest, std::int64_t which) {
+  const auto& file = manifest.files[std::size_t(which)];
   std::vector<Gap> used, free;
-  for (const auto& t : manifest.tensors)
-    if (t.file == file.name && t.bytes() > 0) {
-      require(Exit::bad_data, t.offset >= 0 && t.offset <= file.bytes && t.bytes() <= file.bytes - t.offset,
-              "'{}' lies beyond the end of '{}'", t.name, file.name);
-      used.push_back({t.offset, t.offset + t.bytes()});
+  for (const auto& p : manifest.pieces)
+    if (p.file == which) {
+      const std::int64_t bytes = manifest.bytes_of(p);
+      require(Exit::bad_data, p.offset >= 0 && p.offset <= file.bytes && bytes <= file.bytes - p.offset,
+              "'{}' lies beyond the end of '{}'", manifest.tensors[std::size_t(p.tensor)].name, file.name);
+      used.push_back({p.offset, p.offset + bytes});
     }
   std::sort(used.begin(), used.end(), [](const Gap& a, const Gap& b) { return a.begin < b.begin; });
   std::int64_t at = 0;
   for (const auto& u : used) {
-    require(Exit::bad_data, u.begin >= at, "two tensors overlap in '{}' at {}", file.name, u.begin);
+    require(Exit::bad_data, u.begin >= at, "two pieces overlap in '{}' at {}", file.name, u.begin);
     if (u.begin > at) free.push_back({at, u.begin});
     at = u.end;
   }

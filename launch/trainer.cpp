@@ -73,7 +73,12 @@ class Trainer {
     folder_ = open_run_folder(config_.run, resume, session_.group());
     config_.run.name = folder_.substr(folder_.rfind('/') + 1);
     session_.log_to(folder_);
-    if (resume) restore();
+    if (!resume || !restore()) start_from_weights();
+    checkpoints_.emplace(folder_ + "/checkpoints", named_views(parameters_, optimizer_.get()),
+                         io::CheckpointOptions{.keep = int(config_.checkpoint.keep),
+                                               .keep_every = config_.checkpoint.keep_every,
+                                               .asynchronous = config_.checkpoint.asynchronous},
+                         session_.device().queue(), session_.group());
     auto share = strategy_->lanes();
     io::LoaderOptions options = loader_options(config_, data_);
     options.first_lane = share.first, options.lane_count = share.count, options.start_step = step_;
@@ -95,8 +100,9 @@ class Trainer {
       bool first = step_ == first_step_ + 1;
       if (first || last || due(config_.log.every)) report();
       double paused = now();
+      if (auto ended = checkpoints_->poll()) tell(*ended, false);
       if (!stop && (last || due(config_.log.evaluate_every))) evaluate_now();
-      if (last || stop || due(config_.checkpoint.every)) save();
+      if (last || stop || due(config_.checkpoint.every)) save(last || stop);
       interval_.started += now() - paused;
       if (stop && !last) {
         write_timeline();
@@ -362,10 +368,14 @@ class Trainer {
     return text;
   }
 
-  void restore() {
+  /// Whether there was a checkpoint to go on from.
+  bool restore() {
     std::string checkpoints = folder_ + "/checkpoints";
     auto found = io::find_checkpoint(checkpoints, session_.group());
-    if (!found) return session_.log(fmt::format("--resume: no complete checkpoint in {}: starting at step 0", checkpoints));
+    if (!found) {
+      session_.log(fmt::format("--resume: no complete checkpoint in {}: starting at step 0", checkpoints));
+      return false;
+    }
     for (const std::string& warning : found->warnings) session_.log(warning);
     SavedState saved = read_state(*found, config_, session_, data_);
     io::load_checkpoint(*found, named_views(parameters_, optimizer_.get()), io::Match::all, session_.device().queue(),
@@ -376,14 +386,41 @@ class Trainer {
     seconds_before_ = saved.seconds;
     for (const std::string& change : saved.changes) session_.log("--resume: " + change);
     session_.log(fmt::format("resuming {} at step {}", folder_, step_));
+    return true;
   }
 
-  void save() {
+  /// model.weights: what another run learned takes the place of initial values.
+  void start_from_weights() {
+    if (config_.model.weights.empty()) return;
+    auto found = io::open_checkpoint(config_.model.weights, session_.group());
+    for (const std::string& warning : found.warnings) session_.log(warning);
+    io::load_checkpoint(found, named_views(parameters_), io::Match::subset, session_.device().queue(), session_.group());
+    refresh_weights(session_.device().queue(), strategy_->flat());
+    session_.log("starting from the weights of " + found.path);
+  }
+
+  /// `must`: the run ends with it, so wait for it.
+  void save(bool must) {
     check_agreement();
-    std::string path = io::save_checkpoint(folder_ + "/checkpoints", step_, named_views(parameters_, optimizer_.get()),
-                                           state_json(config_, session_, step_, seconds(), data_, *optimizer_),
-                                           int(config_.checkpoint.keep), session_.device().queue(), session_.group());
-    session_.note("saved " + path);
+    if (checkpoints_->under_way()) {
+      double began = now();
+      auto ended = checkpoints_->wait();
+      if (!must)
+        session_.log(fmt::format("step {}: waited {:.1f} s for the checkpoint of step {}: a larger checkpoint.every would not",
+                                 step_, now() - began, ended->step));
+      tell(*ended, false);
+    }
+    checkpoints_->begin(step_, state_json(config_, session_, step_, seconds(), data_, *optimizer_));
+    if (must || !config_.checkpoint.asynchronous) tell(*checkpoints_->wait(), must);
+  }
+
+  /// A checkpoint that could not be written is worth a line, not the run; but not the last one.
+  void tell(const io::CheckpointWriter::Outcome& ended, bool must) {
+    if (ended.problem.empty())
+      return session_.note(fmt::format("saved {}: {:.1f} ms of the step, on disk after {:.1f} ms", ended.path, 1e3 * ended.copied,
+                                       1e3 * ended.written));
+    if (must || ended.exit != Exit::io) throw Error(ended.problem, ended.exit);
+    session_.log(fmt::format("step {} was not saved, the run goes on: {}", ended.step, ended.problem));
   }
 
   /// Every rank must hold the same weights. Returns their hash.
@@ -432,6 +469,7 @@ class Trainer {
   std::unique_ptr<optim::Optimizer> optimizer_;
   optim::Schedule schedule_;
   std::optional<io::Loader> loader_;
+  std::optional<io::CheckpointWriter> checkpoints_;
   std::optional<io::MetricsFile> metrics_;  // rank 0
   std::string folder_;
   Peak peak_;

@@ -1,0 +1,127 @@
+#include "io/checkpoint_layout.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <limits>
+
+#include "io/checksum.h"
+#include "io/hdf5.h"
+#include "io/output.h"
+#include "io/raw_file.h"
+
+namespace lockstep::io {
+namespace {
+
+hdf5::Element element_of(DType d) {
+  switch (d) {
+    case DType::f32: return hdf5::Element::f32;
+    case DType::bf16: return hdf5::Element::u16;  // HDF5 has no bfloat16: the bits, and an attribute
+    case DType::i32: return hdf5::Element::i32;
+    default: return hdf5::Element::u8;
+  }
+}
+
+/// What a missing piece reads as: NaN where the type has one.
+double missing_value(DType d) {
+  switch (d) {
+    case DType::f32: return std::numeric_limits<double>::quiet_NaN();
+    case DType::bf16: return 0x7fc0;
+    case DType::i32: return std::numeric_limits<std::int32_t>::min();
+    default: return 255;
+  }
+}
+
+std::string read_all(const RawFile& file, std::int64_t at, std::int64_t bytes) {
+  std::string text(std::size_t(bytes), '\0');
+  file.read(at, bytes, text.data());
+  return text;
+}
+
+}  // namespace
+
+std::vector<Slice> slices_of(const std::vector<Manifest::Tensor>& tensors, int rank, int ranks) {
+  std::int64_t total = 0, at = 0;
+  for (const auto& t : tensors) total += t.bytes();
+  auto cut = [&](std::int64_t part) {  // total * part / ranks, which may not fit
+    return total / ranks * part + total % ranks * part / ranks;
+  };
+  const std::int64_t begin = cut(rank), end = cut(rank + 1);
+  std::vector<Slice> slices;
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    const std::int64_t n = count(tensors[i].shape), size = std::int64_t(size_of(tensors[i].dtype));
+    auto element = [&](std::int64_t byte) { return std::clamp<std::int64_t>((byte - at + size - 1) / size, 0, n); };
+    const std::int64_t first = begin <= at ? 0 : element(begin), last = end <= at ? 0 : element(end);
+    if (first < last) slices.push_back({i, first, last - first});
+    at += tensors[i].bytes();
+  }
+  return slices;
+}
+
+std::string rank_file_name(int rank) {
+  return fmt::format("rank{}.h5", rank);
+}
+
+FileLayout lay_out(const std::vector<Manifest::Tensor>& tensors, const std::vector<Slice>& slices, const std::string& path) {
+  struct Removed {
+    const std::string& path;
+    ~Removed() { ::unlink(path.c_str()); }
+  } removed{path};
+  FileLayout layout;
+  Manifest plan;  // for its gaps
+  plan.tensors = tensors;
+  std::int64_t needed = 0;
+  try {
+    auto file = hdf5::File::create(path);
+    for (const auto& s : slices) {
+      const auto& t = tensors[s.tensor];
+      const bool whole = s.size == count(t.shape);
+      const auto data = file.create_dataset(t.name, element_of(t.dtype), whole ? t.shape : Shape{s.size}, {.reserve = true});
+      if (t.dtype == DType::bf16) file.set(t.name, "dtype", "bf16");
+      if (!whole) file.set(t.name, "begin", s.begin);
+      layout.offsets.push_back(data.offset());
+      plan.pieces.push_back({std::int64_t(s.tensor), 0, s.begin, s.size, data.offset(), {}});
+      needed += plan.bytes_of(plan.pieces.back());
+    }
+    file.close();
+  } catch (const Error& e) {
+    for (int problem : {ENOSPC, EFBIG, EDQUOT})
+      if (std::string(e.what()).find(std::strerror(problem)) != std::string::npos) write_failed(path, needed, problem);
+    throw;
+  }
+  const RawFile written(path, RawFile::Mode::read);
+  layout.bytes = written.size();
+  plan.files = {{"", layout.bytes, ""}};
+  Checksum sum;
+  for (const auto& gap : gaps(plan, 0)) {
+    layout.rest.emplace_back(gap.begin, read_all(written, gap.begin, gap.end - gap.begin));
+    sum.add(layout.rest.back().second.data(), layout.rest.back().second.size());
+  }
+  layout.rest_xxh3 = sum.text();
+  return layout;
+}
+
+std::string view_file(const Manifest& manifest) {
+  auto file = hdf5::File::create_in_memory();
+  auto piece = manifest.pieces.begin();
+  for (std::size_t i = 0; i < manifest.tensors.size(); ++i) {
+    const auto& t = manifest.tensors[i];
+    std::vector<hdf5::Source> sources;
+    for (; piece != manifest.pieces.end() && piece->tensor == std::int64_t(i); ++piece)
+      sources.push_back({manifest.files[std::size_t(piece->file)].name,
+                         piece->size == count(t.shape) ? t.shape : Shape{piece->size}, piece->begin});
+    if (sources.empty())
+      file.create_dataset(t.name, element_of(t.dtype), t.shape);
+    else
+      file.create_virtual(t.name, element_of(t.dtype), t.shape, sources, missing_value(t.dtype));
+    if (t.dtype == DType::bf16) file.set(t.name, "dtype", "bf16");
+  }
+  file.set("", "step", manifest.step);
+  if (manifest.state.size() < 60000) file.set("", "state", manifest.state);  // an attribute holds 64 KiB; the manifest has it
+  return file.image();
+}
+
+}  // namespace lockstep::io

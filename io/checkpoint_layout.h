@@ -1,0 +1,39 @@
+#pragma once
+
+// Private to io/: which elements of a checkpoint's tensors a rank writes, and where in its file.
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "io/checkpoint.h"
+#include "io/manifest.h"
+
+namespace lockstep::io {
+
+/// Elements [begin, begin + size) of a tensor.
+struct Slice {
+  std::size_t tensor;
+  std::int64_t begin, size;
+};
+/// A rank's share when all tensors, one after another, are cut into pieces of equal bytes.
+std::vector<Slice> slices_of(const std::vector<Manifest::Tensor>&, int rank, int ranks);
+
+/// "rank3.h5"
+std::string rank_file_name(int rank);
+
+/// An HDF5 file before it has values: where each dataset's bytes begin, and all other bytes.
+struct FileLayout {
+  std::int64_t bytes = 0;
+  std::vector<std::int64_t> offsets;                            ///< one a slice
+  std::vector<std::pair<std::int64_t, std::string>> rest = {};  ///< offset and bytes
+  std::string rest_xxh3;
+};
+/// A file with a contiguous dataset for each slice: under the tensor's name, in its shape when it is all of it, else flat with
+/// the attribute "begin". The library makes it at `path`, without values (they take no space there), and it is removed again.
+FileLayout lay_out(const std::vector<Manifest::Tensor>&, const std::vector<Slice>&, const std::string& path);
+
+/// The bytes of checkpoint.h5: every tensor as a virtual dataset over the pieces of the manifest, step and state as attributes.
+std::string view_file(const Manifest&);
+
+}  // namespace lockstep::io

@@ -1,0 +1,286 @@
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <filesystem>
+#include <future>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "io/agree.h"
+#include "io/checkpoint.h"
+#include "io/checkpoint_files.h"
+#include "io/checkpoint_layout.h"
+#include "io/checksum.h"
+#include "io/output.h"
+#include "io/raw_file.h"
+#include "kernels/memory.h"
+
+namespace lockstep::io {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+
+namespace {
+
+constexpr std::int64_t ahead_bytes = 32 << 20;  // written before the disk is told to begin
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+std::vector<Manifest::Tensor> tensors_of(const std::vector<NamedView>& views) {
+  std::vector<Manifest::Tensor> tensors;
+  std::set<std::string> names;
+  for (const auto& v : views) {
+    require(names.insert(v.name).second, "checkpoint: two tensors are called '{}'", v.name);
+    require(count(v.shape) == v.view.size && v.begin == 0, "checkpoint: '{}' {} has {} elements", v.name, to_text(v.shape),
+            v.view.size);
+    tensors.push_back({v.name, v.shape, v.view.dtype});
+  }
+  return tensors;
+}
+
+void make_folder(const std::string& path) {
+  std::error_code problem;
+  fs::create_directories(path, problem);
+  if (problem) write_failed(path, 0, problem.value());
+}
+
+/// All but checksums and state, on rank 0: the files and pieces of all ranks.
+Manifest plan_of(const std::vector<Manifest::Tensor>& tensors, const std::vector<std::string>& layouts) {
+  Manifest plan;
+  plan.tensors = tensors;
+  for (std::size_t rank = 0; rank < layouts.size(); ++rank) {
+    const Json layout = Json::parse(layouts[rank]);
+    plan.files.push_back({rank_file_name(int(rank)), layout["bytes"], layout["rest_xxh3"]});
+    const auto slices = slices_of(tensors, int(rank), int(layouts.size()));
+    for (std::size_t i = 0; i < slices.size(); ++i)
+      plan.pieces.push_back(
+          {std::int64_t(slices[i].tensor), std::int64_t(rank), slices[i].begin, slices[i].size, layout["offsets"][i], {}});
+  }
+  return plan;
+}
+
+}  // namespace
+
+struct CheckpointWriter::Parts {
+  std::string folder;
+  std::vector<NamedView> views;
+  CheckpointOptions options;
+  Queue queue;
+  Group& group;
+
+  std::vector<Slice> slices;
+  FileLayout layout;
+  Manifest plan;  // rank 0
+  Memory copies;  // of this rank's slices, one after another; asynchronous
+
+  enum class Phase : std::uint8_t {
+    idle,
+    writing,     ///< every rank's own file
+    committing,  ///< rank 0: the view, the manifest, the name
+  } phase = Phase::idle;
+  std::future<std::string> job;  // a report, of this rank's part of the phase
+  std::string temporary, state;
+  std::int64_t step = 0;
+  double begun = 0, copied = 0;
+  std::optional<Outcome> outcome;  // not yet told
+
+  Parts(std::string folder, std::vector<NamedView> views, CheckpointOptions options, const Queue& queue, Group& group)
+      : folder(std::move(folder)), views(std::move(views)), options(options), queue(queue), group(group) {}
+
+  View view_of(const Slice& s) const { return views[s.tensor].view.slice(s.begin, s.size); }
+
+  std::string make_temporary() const {
+    make_folder(folder);
+    remove_leftovers(folder);
+    std::string path = fmt::format("{}.tmp.{}", step_path(folder, step), getpid());
+    if (::mkdir(path.c_str(), 0777) != 0) write_failed(path, 0, errno);
+    return path;
+  }
+
+  void copy_slices() {
+    std::int64_t bytes = 0;
+    for (const auto& s : slices) bytes += std::int64_t(view_of(s).bytes());
+    if (!copies) copies = host_memory(std::size_t(std::max<std::int64_t>(bytes, 1)));
+    std::byte* to = copies.get();
+    for (const auto& s : slices) {
+      const View from = view_of(s);
+      kernels::copy(queue, {to, from.size, from.dtype}, from);
+      to += from.bytes();
+    }
+    kernels::synchronize(queue);
+  }
+
+  /// Writes this rank's file and returns the checksums of its blocks as JSON. In the thread, when there is one.
+  std::string write_slices() const {
+    RawFile file(temporary + "/" + rank_file_name(group.rank()), RawFile::Mode::create);
+    file.reserve(layout.bytes);
+    const std::int64_t block = Manifest{}.block_bytes;
+    const std::byte* copy = copies.get();
+    Memory staging;
+    if (!copy && queue.on_gpu) staging = host_memory(std::size_t(block));
+    std::int64_t ahead = 0;
+    Json sums = Json::array();
+    for (std::size_t i = 0; i < slices.size(); ++i) {
+      const View all = view_of(slices[i]);
+      const std::int64_t run = block / std::int64_t(size_of(all.dtype));
+      Json& of_slice = sums.emplace_back(Json::array());
+      for (std::int64_t first = 0; first < all.size; first += run) {
+        View piece = all.slice(first, std::min(run, all.size - first));
+        if (copy) {
+          piece.data = const_cast<std::byte*>(copy);
+          copy += piece.bytes();
+        } else if (queue.on_gpu) {
+          const View host{staging.get(), piece.size, piece.dtype};
+          kernels::copy(queue, host, piece);
+          kernels::synchronize(queue);
+          piece = host;
+        }
+        of_slice.push_back(checksum(piece.data, piece.bytes()));
+        const std::int64_t at = layout.offsets[i] + first * std::int64_t(size_of(all.dtype));
+        file.write(at, std::int64_t(piece.bytes()), piece.data);
+        if (const std::int64_t end = at + std::int64_t(piece.bytes()); end - ahead >= ahead_bytes) {
+          file.start_writing_out(ahead, end - ahead);
+          ahead = end;
+        }
+      }
+    }
+    for (const auto& [at, bytes] : layout.rest) file.write(at, std::int64_t(bytes.size()), bytes.data());
+    file.sync();
+    return sums.dump();
+  }
+
+  /// Rank 0, when all files are on disk: everything that makes them a checkpoint. Returns its path.
+  std::string commit(const std::vector<std::string>& reports) const {
+    TemporaryFolder made{temporary};
+    Manifest manifest = plan;
+    manifest.step = step, manifest.state = state;
+    auto piece = manifest.pieces.begin();
+    for (const auto& told : reports)
+      for (auto& sums : Json::parse(result(told))) (piece++)->xxh3 = sums.get<std::vector<std::string>>();
+    const std::string view = view_file(manifest);
+    manifest.files.push_back({checkpoint_view_name, std::int64_t(view.size()), checksum(view)});
+    write_synced(temporary + "/" + checkpoint_view_name, view);
+    write_synced(temporary + "/" + checkpoint_manifest_name, manifest.to_json());  // last: a folder without it is incomplete
+    sync_folder(temporary);
+    const std::string path = step_path(folder, step), latest = folder + "/latest";
+    const std::string next = fmt::format("{}.tmp.{}", latest, getpid());
+    write_synced(next, fmt::format("step_{}\n", step));  // before the checkpoint shows: from there on no space is needed
+    publish(made, path);
+    sync_folder(folder);
+    if (::rename(next.c_str(), latest.c_str()) != 0) write_failed(latest, 0, errno);
+    sync_folder(folder);
+    prune(folder, step, options.keep, options.keep_every);
+    return path;
+  }
+
+  bool ready() const { return !job.valid() || job.wait_for(std::chrono::seconds(0)) == std::future_status::ready; }
+  void start(std::function<std::string()> work) {
+    job = std::async(options.asynchronous ? std::launch::async : std::launch::deferred,
+                     [work = std::move(work)] { return report(work); });
+  }
+
+  /// The next phase, when every rank's job is done. Collective.
+  std::optional<Outcome> advance() {
+    if (phase == Phase::writing) {
+      auto reports = group.gather(job.get());
+      for (const auto& told : reports)
+        if (told[0] != '0') {
+          if (group.rank() == 0) TemporaryFolder{temporary};
+          return end(told);
+        }
+      phase = Phase::committing;
+      if (group.rank() == 0) start([this, reports = std::move(reports)] { return commit(reports); });
+      return {};
+    }
+    return end(group.broadcast(group.rank() == 0 ? job.get() : std::string{}));
+  }
+  Outcome end(const std::string& told) {
+    phase = Phase::idle;
+    Outcome ended;
+    ended.step = step, ended.copied = copied, ended.written = now() - begun;
+    try {
+      ended.path = result(told);
+    } catch (const Error& e) {
+      ended.problem = e.what(), ended.exit = e.exit();
+    }
+    return ended;
+  }
+};
+
+CheckpointWriter::CheckpointWriter(std::string folder, std::vector<NamedView> views, CheckpointOptions options,
+                                   const Queue& queue, Group& group)
+    : parts_(new Parts(std::move(folder), std::move(views), options, queue, group)) {
+  Parts& p = *parts_;
+  std::vector<Manifest::Tensor> tensors;
+  agree(group, [&] {
+    make_folder(p.folder);
+    return "";
+  });
+  settle(group, [&] {
+    tensors = tensors_of(p.views);
+    p.slices = slices_of(tensors, group.rank(), group.size());
+    p.layout = lay_out(tensors, p.slices, fmt::format("{}/{}.tmp.layout", p.folder, rank_file_name(group.rank())));
+  });
+  const auto all =
+      group.gather(Json{{"bytes", p.layout.bytes}, {"rest_xxh3", p.layout.rest_xxh3}, {"offsets", p.layout.offsets}}.dump());
+  if (group.rank() == 0) p.plan = plan_of(tensors, all);
+}
+
+CheckpointWriter::~CheckpointWriter() {
+  if (parts_->job.valid()) parts_->job.wait();
+}
+
+bool CheckpointWriter::under_way() const {
+  return parts_->phase != Parts::Phase::idle;
+}
+
+void CheckpointWriter::begin(std::int64_t step, const std::string& state) {
+  Parts& p = *parts_;
+  require(!under_way() && !p.outcome, "CheckpointWriter::begin: the outcome of step {} was not asked for", p.step);
+  p.step = step, p.state = state, p.begun = now(), p.copied = 0;
+  try {
+    p.temporary = agree(p.group, [&] { return p.make_temporary(); });
+  } catch (const Error& e) {
+    p.outcome = {.step = step, .path = "", .problem = e.what(), .exit = e.exit()};
+    return;
+  }
+  if (p.options.asynchronous) p.copy_slices();
+  kernels::synchronize(p.queue);
+  p.start([&p] { return p.write_slices(); });
+  p.phase = Parts::Phase::writing;
+  p.copied = now() - p.begun;
+  if (!p.options.asynchronous) p.outcome = wait();
+}
+
+std::optional<CheckpointWriter::Outcome> CheckpointWriter::poll() {
+  Parts& p = *parts_;
+  if (p.outcome) return std::exchange(p.outcome, {});
+  if (!under_way() || !p.group.all(p.ready())) return {};
+  return p.advance();
+}
+
+std::optional<CheckpointWriter::Outcome> CheckpointWriter::wait() {
+  Parts& p = *parts_;
+  while (under_way()) {
+    if (p.job.valid()) p.job.wait();
+    if (auto ended = p.advance()) return ended;
+  }
+  return std::exchange(p.outcome, {});
+}
+
+std::string save_checkpoint(const std::string& folder, std::int64_t step, const std::vector<NamedView>& views,
+                            const std::string& state, int keep, const Queue& queue, Group& group) {
+  CheckpointWriter writer(folder, views, {.keep = keep}, queue, group);
+  writer.begin(step, state);
+  const auto ended = writer.wait();
+  if (!ended->problem.empty()) throw Error(ended->problem, ended->exit);
+  return ended->path;
+}
+
+}  // namespace lockstep::io

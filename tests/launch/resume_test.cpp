@@ -1,0 +1,75 @@
+#include "tests/launch/kill_resume.h"
+
+namespace lockstep::test {
+namespace {
+
+struct Resume : KillResumeTest {
+  void SetUp() override {
+    KillResumeTest::SetUp();
+    make_text();
+    write("gpt.toml", gpt_toml);
+  }
+};
+
+TEST_F(Resume, OneThenFourThenTwoRanksIsOneRun) {
+  const std::string train = "train gpt.toml --set schedule.kind=constant --set log.evaluate_every=0 --set log.every=1 ";
+  ASSERT_EQ(lockstep(train + "--set train.steps=12 --set run.name=straight").code, 0);
+  int steps = 0;
+  for (int n : {1, 4, 2}) {
+    const Ran ran = ranks(n, train + "--resume --set run.name=parts --set train.steps=" + std::to_string(steps += 4));
+    ASSERT_EQ(ran.code, 0) << ran.text;
+  }
+  EXPECT_EQ(hash("parts"), hash("straight"));
+  EXPECT_EQ(losses("parts"), losses("straight"));
+  // Not the weights alone: everything that a checkpoint holds, written by two ranks and by one.
+  const Ran same = lockstep("checkpoint diff runs/straight runs/parts");
+  EXPECT_EQ(same.code, 0) << same.text;
+  EXPECT_TRUE(same.says("equal tensors")) << same.text;
+  const Ran other = lockstep("checkpoint diff runs/straight runs/parts/checkpoints/step_8");
+  EXPECT_EQ(other.code, 1) << other.text;
+  EXPECT_TRUE(other.says("wte.weight: ") && other.says("values differ")) << other.text;
+}
+
+TEST_F(Resume, KilledAtAnyMomentEndsWithTheSameWeights) {
+  const std::string arguments = "gpt.toml --set train.steps=600 --set checkpoint.every=20 --set log.every=200";
+  ASSERT_EQ(lockstep("train " + arguments + " --set run.name=straight").code, 0);
+  const Told told = kill_and_resume(arguments, 4, 1.5, 1);
+  EXPECT_EQ(told.kills, 4);
+}
+
+TEST_F(Resume, AsynchronousCheckpointsAreThoseThatWaited) {
+  for (auto [way, name] : {std::pair{"true", "thread"}, std::pair{"false", "waited"}}) {
+    const Ran ran = ranks(2, std::string("train gpt.toml --set checkpoint.keep=5 --set checkpoint.asynchronous=") + way +
+                                 " --set run.name=" + name);
+    ASSERT_EQ(ran.code, 0) << ran.text;
+  }
+  for (const char* step : {"4", "8", "12"}) {
+    const std::string at = std::string("/checkpoints/step_") + step;
+    const Ran same = lockstep("checkpoint diff runs/thread" + at + " runs/waited" + at);
+    EXPECT_EQ(same.code, 0) << same.text;
+  }
+}
+
+TEST_F(Resume, EveryMthCheckpointStays) {
+  const Ran ran = lockstep("train gpt.toml --set checkpoint.every=1 --set checkpoint.keep=1 --set checkpoint.keep_every=5");
+  ASSERT_EQ(ran.code, 0) << ran.text;
+  std::set<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(path("runs/gpt/checkpoints")))
+    names.insert(entry.path().filename());
+  EXPECT_EQ(names, (std::set<std::string>{"latest", "step_5", "step_10", "step_12"}));
+}
+
+TEST_F(Resume, CheckpointThatCannotBeWrittenIsALineAndTheRunGoesOn) {
+  // Something lies where the checkpoints of steps 4 and 8 should get their names, and is gone for step 12.
+  const std::string folder = path("runs/gpt/checkpoints");
+  std::filesystem::create_directories(folder);
+  write("runs/gpt/checkpoints/step_4", "in the way");
+  write("runs/gpt/checkpoints/step_8", "in the way");
+  const Ran ran = ranks(2, "train gpt.toml --set checkpoint.keep=5");
+  EXPECT_EQ(ran.code, 0) << ran.text;
+  EXPECT_TRUE(ran.says("step 4 was not saved, the run goes on: ") && ran.says("step 8 was not saved")) << ran.text;
+  EXPECT_TRUE(std::filesystem::exists(folder + "/step_12/manifest.json"));
+}
+
+}  // namespace
+}  // namespace lockstep::test
