@@ -110,10 +110,11 @@ struct Backward {
     auto term = [=, *this](int64_t i, int64_t c) {
       int64_t oh = hs.begin + i / ws.size(), ow = ws.begin + i % ws.size();
       int64_t at = ((p.n * g.out_height + oh) * g.out_width + ow) * channels + c;
+      float d = float(dy[at]);  // read in any case: a read that depends on a condition keeps compilers from vectorising
       if constexpr (max)
-        return index[at] == g.place(p.h, p.w, oh, ow) ? float(dy[at]) : 0.f;
+        return index[at] == g.place(p.h, p.w, oh, ow) ? d : 0.f;
       else
-        return float(dy[at]) / float(g.window(oh, g.s.height).size() * g.window(ow, g.s.width).size());
+        return d / float(g.window(oh, g.s.height).size() * g.window(ow, g.s.width).size());
     };
     int64_t windows = hs.size() > 0 && ws.size() > 0 ? hs.size() * ws.size() : 0;
     team.sum_down(channels, windows, term, [=](int64_t c, float total) { out[c] = T(add ? float(out[c]) + total : total); });
