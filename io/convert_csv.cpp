@@ -4,16 +4,15 @@
 #include <charconv>
 #include <cmath>
 #include <map>
+#include <memory>
 #include <optional>
-#include <set>
+#include <tuple>
 
 #include "io/convert.h"
 #include "io/parts.h"
 #include "io/plain_file.h"
 
 namespace lockstep::io {
-
-using hdf5::Element;
 
 namespace {
 
@@ -127,59 +126,99 @@ std::size_t find_column(const Texts& names, const std::string& wanted, const std
               Exit::usage);
 }
 
-struct Table {
-  Texts columns;  // of x
-  std::string target;
-  std::vector<float> x;  // rows x columns
-  Texts targets;         // as text
-  std::map<std::string, std::string> first_seen;
+/// The rows of all files as numbers and a target's text, one after another.
+class Table {
+ public:
+  explicit Table(const CsvOptions& options) : options_(options), csv_(options.paths) {
+    Texts second;
+    require(Exit::bad_data, csv_.next(fields_), "{}: the file is empty", csv_.path());
+    where_ = csv_.where();
+    const bool more = csv_.next(second);
+    header_ = is_header(fields_, second);
+    names_ = fields_;
+    if (!header_)
+      for (std::size_t i = 0; i < names_.size(); ++i) names_[i] = std::to_string(i);
+    target_ = options.target.empty() ? names_.size() - 1 : find_column(names_, options.target, csv_.path());
+    left_out_.resize(names_.size(), false);
+    for (const auto& name : options.ignore) left_out_[find_column(names_, name, csv_.path())] = true;
+    left_out_[target_] = true;
+    for (std::size_t i = 0; i < names_.size(); ++i)
+      if (!left_out_[i]) columns_.push_back(names_[i]);
+    require(Exit::bad_data, !columns_.empty(), "{}: there is no column besides the target '{}'", csv_.path(), target());
+    if (!header_) waiting_.emplace_back(fields_, where_);
+    if (more) waiting_.emplace_back(second, csv_.where());
+  }
+  const Texts& columns() const { return columns_; }
+  const std::string& target() const { return names_[target_]; }
+  /// "data.csv line 12", of the row that next() gave.
+  const std::string& where() const { return where_; }
+
+  bool next(std::vector<float>& x, std::string& y) {
+    if (!waiting_.empty()) {
+      std::tie(fields_, where_) = std::move(waiting_.front());
+      waiting_.erase(waiting_.begin());
+    } else {
+      while (!csv_.next(fields_)) {
+        if (!csv_.next_file()) return false;
+        if (!header_) continue;
+        if (csv_.next(fields_))
+          require(Exit::bad_data, fields_ == names_, "{}: its columns are not those of {}", csv_.path(), options_.paths[0]);
+      }
+      where_ = csv_.where();
+    }
+    require(Exit::bad_data, fields_.size() == names_.size(), "{}: {} fields, but the first line has {}", where_, fields_.size(),
+            names_.size());
+    x.clear();
+    for (std::size_t i = 0; i < fields_.size(); ++i) {
+      if (left_out_[i]) continue;
+      const auto value = number(fields_[i]);
+      require(Exit::bad_data, value && std::isfinite(*value) && std::fabs(*value) < 3.4e38,
+              "{}: column '{}': {} is not a number{}", where_, names_[i],
+              fields_[i].empty() ? "an empty field" : "'" + fields_[i] + "'",
+              value ? " that can be used" : "; leave the column out with --ignore");
+      x.push_back(float(*value));
+    }
+    y = fields_[target_];
+    require(Exit::bad_data, !y.empty(), "{}: the target '{}' is empty", where_, target());
+    return true;
+  }
+
+ private:
+  const CsvOptions& options_;
+  Csv csv_;
+  Texts names_, fields_, columns_;
+  std::size_t target_ = 0;
+  std::vector<bool> left_out_;
+  bool header_ = false;
+  std::string where_;
+  std::vector<std::pair<Texts, std::string>> waiting_;  // rows that were read to look for a header
 };
 
-Table read_table(const CsvOptions& options) {
-  Csv csv(options.paths);
-  Table table;
-  Texts names, fields, first, second;
-  require(Exit::bad_data, csv.next(first), "{}: the file is empty", csv.path());
-  const std::string first_where = csv.where();
-  const bool more = csv.next(second);
-  const bool header = is_header(first, second);
-  names = first;
-  if (!header)
-    for (std::size_t i = 0; i < names.size(); ++i) names[i] = std::to_string(i);
+/// What must be known before a row is written.
+struct Survey {
+  std::int64_t rows = 0;
+  std::map<std::string, std::string> first_seen;  // classes: each target and where it was seen first
+};
 
-  const std::size_t target = options.target.empty() ? names.size() - 1 : find_column(names, options.target, csv.path());
-  std::vector<bool> ignored(names.size(), false);
-  for (const auto& name : options.ignore) ignored[find_column(names, name, csv.path())] = true;
-  for (std::size_t i = 0; i < names.size(); ++i)
-    if (i != target && !ignored[i]) table.columns.push_back(names[i]);
-  table.target = names[target];
-  require(Exit::bad_data, !table.columns.empty(), "{}: there is no column besides the target '{}'", csv.path(), table.target);
-
-  auto add = [&](const Texts& row, const std::string& where) {
-    require(Exit::bad_data, row.size() == names.size(), "{}: {} fields, but the first line has {}", where, row.size(),
-            names.size());
-    for (std::size_t i = 0; i < row.size(); ++i) {
-      if (i == target || ignored[i]) continue;
-      const auto value = number(row[i]);
-      require(Exit::bad_data, value && std::isfinite(*value) && std::fabs(*value) < 3.4e38,
-              "{}: column '{}': {} is not a number{}", where, names[i], row[i].empty() ? "an empty field" : "'" + row[i] + "'",
-              value ? " that can be used" : "; leave the column out with --ignore");
-      table.x.push_back(float(*value));
+Survey survey(const CsvOptions& input, const ConvertOptions& options) {
+  Table table(input);
+  Survey seen;
+  std::vector<float> x;
+  std::string y;
+  while (table.next(x, y)) {
+    if (++seen.rows % 4096 == 0) tell(options, "reading rows", seen.rows, 0);
+    if (input.regression) {
+      const auto value = number(y);
+      require(Exit::bad_data, value && std::isfinite(*value), "{}: the target '{}' is '{}', not a number", table.where(),
+              table.target(), y);
+      continue;
     }
-    require(Exit::bad_data, !row[target].empty(), "{}: the target '{}' is empty", where, table.target);
-    table.first_seen.try_emplace(row[target], where);
-    table.targets.push_back(row[target]);
-  };
-  if (!header) add(first, first_where);
-  if (more) add(second, csv.where());
-  do {
-    while (csv.next(fields)) add(fields, csv.where());
-    if (!csv.next_file()) break;
-    if (header && csv.next(fields))
-      require(Exit::bad_data, fields == names, "{}: its columns are not those of {}", csv.path(), options.paths[0]);
-  } while (true);
-  require(Exit::bad_data, !table.targets.empty(), "{}: there are no rows", options.paths[0]);
-  return table;
+    seen.first_seen.try_emplace(y, table.where());
+    require(Exit::bad_data, seen.first_seen.size() <= 100000,
+            "the target '{}' has more than 100000 different values: too many for classes; use --regression", table.target());
+  }
+  require(Exit::bad_data, seen.rows > 0, "{}: there are no rows", input.paths[0]);
+  return seen;
 }
 
 /// Class numbers: whole numbers from 0 on stay as they are, anything else is numbered in order (numbers by size, words by
@@ -188,10 +227,10 @@ struct Classes {
   std::map<std::string, std::int32_t> number_of;
   Texts names;  // empty when the numbers are the names
 };
-Classes find_classes(const Table& table) {
+Classes find_classes(const Survey& seen, const std::string& target) {
   bool all_numbers = true, all_whole = true;
   std::vector<std::pair<double, std::string>> sorted;
-  for (const auto& [text, where] : table.first_seen) {
+  for (const auto& [text, where] : seen.first_seen) {
     const auto value = number(text);
     all_numbers &= value.has_value();
     all_whole &= value && *value == std::floor(*value);
@@ -201,10 +240,7 @@ Classes find_classes(const Table& table) {
   if (all_numbers && !all_whole)
     for (const auto& [value, text] : sorted)
       require(Exit::bad_data, value == std::floor(value),
-              "{}: the target '{}' is {}, no class; use --regression when it is a value", table.first_seen.at(text), table.target,
-              text);
-  require(Exit::bad_data, sorted.size() <= 100000,
-          "the target '{}' has {} different values: too many for classes; use --regression", table.target, sorted.size());
+              "{}: the target '{}' is {}, no class; use --regression when it is a value", seen.first_seen.at(text), target, text);
   Classes classes;
   bool plain = all_numbers;
   for (const auto& [value, text] : sorted) {
@@ -222,72 +258,81 @@ Classes find_classes(const Table& table) {
 std::string write_csv(const CsvOptions& input, const ConvertOptions& options) {
   check_options(options);
   require(Exit::usage, !input.paths.empty(), "data csv: no file is given");
-  const Table table = read_table(input);
-  const auto rows = std::int64_t(table.targets.size()), columns = std::int64_t(table.columns.size());
+  const Survey seen = survey(input, options);
+  Table table(input);
+  const auto rows = seen.rows, columns = std::int64_t(table.columns().size());
   Classes classes;
-  if (!input.regression) classes = find_classes(table);
+  if (!input.regression) classes = find_classes(seen, table.target());
   const auto held_out = choose_rows(rows, options.validation);
   const std::int64_t validation_rows = std::count(held_out.begin(), held_out.end(), true);
 
-  std::vector<double> mean(std::size_t(columns), 0.0), deviation(std::size_t(columns), 0.0);
-  const double n = double(rows - validation_rows);
-  auto each_training_value = [&](auto visit) {
-    for (std::int64_t r = 0; r < rows; ++r)
-      for (std::int64_t c = 0; !held_out[std::size_t(r)] && c < columns; ++c)
-        visit(std::size_t(c), double(table.x[std::size_t(r * columns + c)]));
-  };
-  each_training_value([&](std::size_t c, double v) { mean[c] += v / n; });
-  each_training_value([&](std::size_t c, double v) { deviation[c] += (v - mean[c]) * (v - mean[c]) / n; });
-  for (auto& d : deviation) d = std::sqrt(d);
-
-  const std::int64_t bytes = file_bytes(rows * (columns + 1) * 4);
-  Output output(options.out, bytes);
-  writing(output, options.out, bytes, [&](hdf5::File& file) {
-    auto write_part = [&](const std::string& part, bool held, std::int64_t count) {
-      PartWriter x(create_part(file, part + "/x", Element::f32, {count, columns}), Element::f32);
-      const Element element = input.regression ? Element::f32 : Element::i32;
-      PartWriter y(create_part(file, part + "/y", element, input.regression ? Shape{count, 1} : Shape{count}), element);
-      for (std::int64_t r = 0; r < rows; ++r) {
-        if (held_out[std::size_t(r)] != held) continue;
-        x.add(&table.x[std::size_t(r * columns)]);
-        const std::string& text = table.targets[std::size_t(r)];
-        if (input.regression) {
-          const auto value = number(text);
-          require(Exit::bad_data, value && std::isfinite(*value), "{}: the target '{}' is '{}', not a number",
-                  table.first_seen.at(text), table.target, text);
-          const float target = float(*value);
-          y.add(&target);
-        } else {
-          y.add(&classes.number_of.at(text));
-        }
-      }
-      x.finish(), y.finish();
-      if (input.regression) return;
-      if (classes.names.empty())
-        file.set(part + "/y", "classes", std::int64_t(classes.number_of.size()));
-      else
-        file.set(part + "/y", "classes", classes.names);
-    };
-    write_part("train", false, rows - validation_rows);
-    if (validation_rows > 0) write_part("validation", true, validation_rows);
-    if (columns <= 2048) {  // an attribute holds 64 KiB
-      file.set("train/x", "columns", table.columns);
-      file.set("train/x", "mean", mean);
-      file.set("train/x", "std", deviation);
-    } else {
-      auto wide = [&](const char* name, const std::vector<double>& values) {
-        const std::vector<float> f(values.begin(), values.end());
-        file.create_dataset(std::string("train/") + name, Element::f32, {columns}).write(Element::f32, 0, columns, f.data());
-      };
-      wide("mean", mean), wide("std", deviation);
+  DataFiles files(options, file_bytes(rows * (columns + 1) * 4));
+  std::string explained;
+  files.write([&] {
+    std::optional<PartWriter> xs[2], ys[2];
+    for (int held = 0; held < 2; ++held) {
+      const std::int64_t count = held ? validation_rows : rows - validation_rows;
+      const std::string part = held ? "validation" : "train";
+      if (count == 0) continue;
+      xs[held].emplace(files, part + "/x", f32, Shape{columns}, count, options.deflate);
+      ys[held].emplace(files, part + "/y", input.regression ? f32 : i32, input.regression ? Shape{1} : Shape{}, count,
+                       options.deflate);
     }
-    file.set("", "target", table.target);
-    set_origin(file, options);
+    std::vector<double> mean(std::size_t(columns), 0.0), square(std::size_t(columns), 0.0);  // of training rows, by Welford's way
+    std::vector<float> x;
+    std::string y;
+    double n = 0;
+    for (std::int64_t row = 0; row < rows; ++row) {
+      require(Exit::bad_data, table.next(x, y), "{}: the table shrank while it was read", input.paths[0]);
+      const bool held = held_out[std::size_t(row)];
+      xs[held]->add(x.data());
+      if (input.regression) {
+        const float value = float(number(y).value_or(0));
+        ys[held]->add(&value);
+      } else {
+        const auto found = classes.number_of.find(y);
+        require(Exit::bad_data, found != classes.number_of.end(), "{}: the table changed while it was read", table.where());
+        ys[held]->add(&found->second);
+      }
+      if (row % 4096 == 0) tell(options, "writing", row, rows);
+      if (held) continue;
+      n += 1;
+      for (std::size_t c = 0; c < x.size(); ++c) {
+        const double off = double(x[c]) - mean[c];
+        mean[c] += off / n;
+        square[c] += off * (double(x[c]) - mean[c]);
+      }
+    }
+    for (auto* writers : {xs, ys})
+      for (int held = 0; held < 2; ++held)
+        if (writers[held]) writers[held]->finish();
+    for (auto& s : square) s = std::sqrt(s / n);
+    for (const char* part : {"train/y", "validation/y"}) {
+      if (input.regression) continue;
+      if (classes.names.empty())
+        files.set(part, "classes", std::int64_t(classes.number_of.size()));
+      else
+        files.set(part, "classes", classes.names);
+    }
+    if (columns <= 2048) {  // an attribute holds 64 KiB
+      files.set("train/x", "columns", table.columns());
+      files.set("train/x", "mean", mean);
+      files.set("train/x", "std", square);
+    } else {
+      for (std::size_t shard = 0; shard < files.count(); ++shard)
+        for (const auto& [name, values] : {std::pair{"train/mean", &mean}, {"train/std", &square}}) {
+          const std::vector<float> f(values->begin(), values->end());
+          files.file(shard).create_dataset(name, hdf5::Element::f32, {columns}).write(hdf5::Element::f32, 0, columns, f.data());
+        }
+    }
+    files.set("", "target", table.target());
+    files.set_origin(input.paths, checksum_of(input.paths, options));
+    explained = explain_chunk(xs[0]->chunk(), 4);
   });
-  output.commit();
-  return fmt::format("{}: {} rows for training, {} held out, {} columns, target '{}' ({})\n", options.out, rows - validation_rows,
-                     validation_rows, columns, table.target,
-                     input.regression ? std::string("values") : fmt::format("{} classes", classes.number_of.size()));
+  files.commit();
+  return fmt::format("{}: {} rows for training, {} held out, {} columns, target '{}' ({})\n{}\n", files.names(),
+                     rows - validation_rows, validation_rows, columns, table.target(),
+                     input.regression ? std::string("values") : fmt::format("{} classes", classes.number_of.size()), explained);
 }
 
 }  // namespace lockstep::io

@@ -2,14 +2,12 @@
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
 #include <memory>
-#include <optional>
 
 #include "io/convert.h"
+#include "io/image_writer.h"
 #include "io/parts.h"
 #include "io/plain_file.h"
-#include "io/rows.h"
 
 namespace lockstep::io {
 
@@ -38,6 +36,7 @@ class Idx {
   const std::string& path() const { return file_.path(); }
   const Shape& shape() const { return shape_; }
   Element element() const { return type_ == 0x08 ? Element::u8 : type_ >= 0x0D ? Element::f32 : Element::i32; }
+  const hdf5::Number& number() const { return type_ == 0x08 ? u8 : type_ >= 0x0D ? f32 : i32; }
   bool whole() const { return type_ < 0x0D; }
   std::int64_t width() const { return count(shape_) / shape_[0]; }
 
@@ -81,46 +80,24 @@ std::vector<std::int32_t> read_labels(const std::string& path, std::int64_t rows
   require(Exit::bad_data, idx.whole() && idx.shape().size() == 1, "{}: labels are whole numbers along one axis, not {}", path,
           to_text(idx.shape()));
   require(Exit::bad_data, idx.shape()[0] == rows, "{}: {} labels for the {} images of {}", path, idx.shape()[0], rows, images);
-  std::vector<std::int32_t> labels(std::size_t(rows), 0);
-  if (idx.element() == Element::u8) {
-    std::vector<std::uint8_t> bytes(labels.size());
-    idx.read(rows, bytes.data());
-    labels.assign(bytes.begin(), bytes.end());
-  } else {
-    idx.read(rows, labels.data());
+  std::vector<std::int32_t> labels;
+  std::vector<std::uint8_t> bytes;
+  for (std::int64_t first = 0; first < rows; first += 1 << 20) {  // what the header says is not allocated before it is there
+    const std::int64_t n = std::min<std::int64_t>(rows - first, 1 << 20);
+    labels.resize(std::size_t(first + n));
+    if (idx.element() == Element::u8) {
+      bytes.resize(std::size_t(n));
+      idx.read(n, bytes.data());
+      std::copy(bytes.begin(), bytes.end(), labels.begin() + first);
+    } else {
+      idx.read(n, labels.data() + first);
+    }
   }
   idx.end();
   for (std::size_t i = 0; i < labels.size(); ++i)
     require(Exit::bad_data, labels[i] >= 0, "{}: label {} of row {} is negative", path, labels[i], i);
   return labels;
 }
-
-/// Sums of one channel after another.
-struct Moments {
-  std::vector<double> sum, square;
-  std::int64_t pixels = 0;
-  explicit Moments(std::int64_t channels) : sum(std::size_t(channels), 0.0), square(std::size_t(channels), 0.0) {}
-
-  void add(Element element, const void* image, std::int64_t values) {
-    const auto channels = std::int64_t(sum.size());
-    visit(element, image, [&](const auto* x) {
-      for (std::int64_t i = 0; i < values; ++i) {
-        const double v = double(x[i]);
-        sum[std::size_t(i % channels)] += v, square[std::size_t(i % channels)] += v * v;
-      }
-    });
-    pixels += values / channels;
-  }
-  /// Mean and deviation of each channel, in units of `white`.
-  std::pair<std::vector<double>, std::vector<double>> result(double white) const {
-    std::vector<double> mean, deviation;
-    for (std::size_t c = 0; c < sum.size(); ++c) {
-      mean.push_back(sum[c] / double(pixels) / white);
-      deviation.push_back(std::sqrt(std::max(0.0, square[c] / double(pixels) / (white * white) - mean[c] * mean[c])));
-    }
-    return {mean, deviation};
-  }
-};
 
 /// Images with their labels, and which of them are held out.
 struct Source {
@@ -134,6 +111,7 @@ Source open_source(const std::string& images, const std::string& labels) {
   const Shape& shape = source.images->shape();
   require(Exit::bad_data, shape.size() == 3 || shape.size() == 4,
           "{}: images have the axes (rows, height, width) or (rows, height, width, channels), not {}", images, to_text(shape));
+  require(Exit::bad_data, source.images->width() <= (1 << 28), "{}: one image of {} is too large", images, to_text(shape));
   source.labels = read_labels(labels, shape[0], images);
   return source;
 }
@@ -176,46 +154,28 @@ std::string write_idx(const IdxOptions& input, const ConvertOptions& options) {
   if (!input.classes.empty()) classes = std::int64_t(input.classes.size());
 
   const std::int64_t row_bytes = first.width() * std::int64_t(size_of(element));
-  const std::int64_t bytes = file_bytes((part_rows[0] + part_rows[1]) * (row_bytes + 4));
+  DataFiles files(options, file_bytes((part_rows[0] + part_rows[1]) * (row_bytes + 4)));
   std::string report;
-  Output output(options.out, bytes);
-  writing(output, options.out, bytes, [&](hdf5::File& file) {
-    const char* const names[2] = {"train", "validation"};
-    std::optional<PartWriter> images[2], labels[2];
-    for (int part = 0; part < 2; ++part) {
-      if (part_rows[part] == 0) continue;
-      Shape shape = first.shape();
-      shape[0] = part_rows[part];
-      const std::string name = names[part];
-      images[part].emplace(create_part(file, name + "/images", element, shape), element);
-      labels[part].emplace(create_part(file, name + "/labels", Element::i32, {part_rows[part]}), Element::i32);
-      if (input.classes.empty())
-        file.set(name + "/labels", "classes", classes);
-      else
-        file.set(name + "/labels", "classes", input.classes);
-      report += fmt::format("{}: {}/images {}, {} classes\n", options.out, name, to_text(shape), classes);
-    }
-    Moments moments(first.shape().size() == 4 ? first.shape()[3] : 1);
+  files.write([&] {
+    ImageWriter writer(files, first.number(), element, Shape(first.shape().begin() + 1, first.shape().end()), part_rows,
+                       options.deflate);
     std::vector<std::byte> image(static_cast<std::size_t>(row_bytes));
+    std::int64_t done = 0;
     for (const auto& source : sources) {
       for (std::size_t i = 0; i < source.labels.size(); ++i) {
-        const bool held = source.held_out[i];
         source.images->read(1, image.data());
-        images[held]->add(image.data());
-        labels[held]->add(&source.labels[i]);
-        if (!held) moments.add(element, image.data(), first.width());
+        writer.add(source.held_out[i], image.data(), source.labels[i]);
+        if (++done % 1000 == 0) tell(options, "writing", done, part_rows[0] + part_rows[1]);
       }
       source.images->end();
     }
-    for (auto* writers : {images, labels})
-      for (int part = 0; part < 2; ++part)
-        if (writers[part]) writers[part]->finish();
-    const auto [mean, deviation] = moments.result(element == Element::u8 ? 255 : 1);
-    file.set("train/images", "mean", mean);
-    file.set("train/images", "std", deviation);
-    set_origin(file, options);
+    writer.finish(classes, input.classes);
+    std::vector<std::string> inputs = {input.images, input.labels};
+    if (!input.test_images.empty()) inputs.insert(inputs.end(), {input.test_images, input.test_labels});
+    files.set_origin(inputs, checksum_of(inputs, options));
+    report = writer.report();
   });
-  output.commit();
+  files.commit();
   return report;
 }
 

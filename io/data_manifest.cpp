@@ -95,6 +95,22 @@ void DataManifest::check(const Dataset& dataset, std::int64_t index, std::span<c
           dataset.chunk.empty() ? "block" : "chunk", index, stored.size(), piece.offset);
 }
 
+std::int64_t DataManifest::check_all() const {
+  const FileBytes file(path_);
+  std::vector<std::byte> stored;
+  std::int64_t checked = 0;
+  for (const auto& dataset : datasets_)
+    for (std::int64_t i = 0; i < dataset.count; ++i) {
+      const Piece& piece = pieces(dataset)[std::size_t(i)];
+      if (piece.bytes == 0) continue;
+      stored.resize(piece.bytes);
+      file.read(piece.offset, stored.data(), stored.size(), "a piece");
+      check(dataset, i, stored);
+      ++checked;
+    }
+  return checked;
+}
+
 std::optional<DataManifest> DataManifest::load(const std::string& data_path) {
   const std::string path = path_of(data_path);
   if (::access(path.c_str(), F_OK) != 0 && errno == ENOENT) return {};

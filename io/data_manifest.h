@@ -45,6 +45,8 @@ class DataManifest {
   std::span<const Piece> pieces(const Dataset& dataset) const;
   /// Compares stored bytes with piece `index`. Throws (bad_data) naming file, dataset and chunk or block. Thread-safe.
   void check(const Dataset& dataset, std::int64_t index, std::span<const std::byte> stored) const;
+  /// Reads the whole file and checks every piece; returns how many there are.
+  std::int64_t check_all() const;
 
  private:
   friend void write_manifest(const std::string&, const std::string&);

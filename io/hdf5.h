@@ -97,6 +97,8 @@ class Data {
   /// Rows [first, first + count), converted, into out (count * width() values).
   void read(Element, std::int64_t first, std::int64_t count, void* out) const;
   void write(Element, std::int64_t first, std::int64_t count, const void* from);
+  /// Adds rows, as they lie in memory, to a dataset that create_rows() made.
+  void append(std::int64_t count, const void* from);
   /// Where a contiguous dataset's bytes lie in the file.
   std::int64_t offset() const;
   /// Where and how its bytes lie, for reading without the library.
@@ -125,6 +127,13 @@ struct CreateOptions {
   Shape chunk = {};       ///< empty: contiguous
   bool checksum = false;  ///< Fletcher32 on every chunk
   bool reserve = false;   ///< contiguous: take the space now and write no fill values, so that offset() is known
+};
+
+struct RowsOptions {
+  Shape chunk = {};        ///< (rows, …) of one chunk
+  std::int64_t rows = -1;  ///< how many there will be; -1: as many as are appended
+  int deflate = 0;         ///< 1 to 9: compress, with the bytes of values shuffled first
+  bool checksum = true;    ///< Fletcher32 on every chunk
 };
 
 /// A part of a virtual dataset: its elements [begin, begin + count(shape)), counted in row-major order, are the dataset of the
@@ -158,6 +167,8 @@ class File {
   Data dataset(const std::string& name) const;
 
   Data create_dataset(const std::string& name, Element, const Shape&, const CreateOptions& = {});
+  /// A chunked dataset of numbers without rows, for Data::append(). `row` is the shape of one.
+  Data create_rows(const std::string& name, const Number&, const Shape& row, const RowsOptions&);
   /// A dataset whose values lie in other files; what is missing there reads as `fill`.
   void create_virtual(const std::string& name, Element, const Shape&, const std::vector<Source>&, double fill);
 

@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "io/convert.h"
+#include "io/data_manifest.h"
 #include "io/dataset.h"
 #include "io/hdf5.h"
 #include "io/output.h"
@@ -74,7 +75,9 @@ std::string inspect_file(const std::string& path) {
 }
 
 std::string verify_file(const std::string& path) {
-  validate_file(path);
+  const auto manifest = DataManifest::load(path);
+  const std::int64_t pieces = manifest ? manifest->check_all() : 0;
+  if (!manifest) validate_file(path);
   auto file = hdf5::File::open(path);
   const auto there = file.datasets();
   std::int64_t values = 0;
@@ -102,7 +105,9 @@ std::string verify_file(const std::string& path) {
     note = std::string("to train on it, more must be said: ") + e.what() + "\n";
   }
   if (note.empty()) open_dataset(as_training_would(path, there, true), *group);  // labels in range
-  return note + fmt::format("{}: {} datasets, {} values read, all finite\n", path, there.size(), values);
+  return note + fmt::format("{}: {} datasets, {} values read, all finite; {}\n", path, there.size(), values,
+                            manifest ? fmt::format("{} chunks are as the manifest says", pieces)
+                                     : fmt::format("it has no manifest (`lockstep data manifest {}` writes one)", path));
 }
 
 }  // namespace lockstep::io

@@ -1,9 +1,15 @@
 #include <fmt/format.h>
 
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
+#include <chrono>
+#include <csignal>
+#include <cstdio>
 
 #include "io/convert.h"
-#include "io/dataset.h"
+#include "io/data_manifest.h"
+#include "io/rechunk.h"
 #include "launch/commands/commands.h"
 
 namespace lockstep::launch {
@@ -11,11 +17,77 @@ namespace {
 
 struct Options {
   io::ConvertOptions convert;
+  io::TextOptions text;
   io::IdxOptions idx;
   io::CsvOptions csv;
+  io::RechunkOptions rechunk;
   std::vector<std::string> files;
   std::string file;
 };
+
+volatile std::sig_atomic_t stopped = 0;
+
+/// Thrown out of a conversion that a signal ended; what was written is removed on its way.
+struct Stopped {};
+
+/// "1:05:09" or "2:30"
+std::string duration(double seconds) {
+  const auto s = std::int64_t(seconds);
+  return s >= 3600 ? fmt::format("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60) : fmt::format("{}:{:02}", s / 60, s % 60);
+}
+
+/// One line on a terminal, rewritten ten times a second; nothing in a file.
+class ProgressLine {
+ public:
+  ~ProgressLine() { clear(); }
+  void show(const io::Progress& p) {
+    if (stopped) throw Stopped{};
+    const auto now = Clock::now();
+    if (p.what != what_) what_ = p.what, begin_ = now;
+    if (!terminal_ || now - shown_ < std::chrono::milliseconds(100)) return;
+    shown_ = now;
+    std::string text = fmt::format("{} {}", p.what, p.done);
+    const double seconds = std::chrono::duration<double>(now - begin_).count();
+    if (p.total > 0 && p.done > 0)
+      text = fmt::format("{} {:.0f} %, {} left", p.what, 100.0 * double(p.done) / double(p.total),
+                         duration(seconds * double(p.total - p.done) / double(p.done)));
+    fmt::print(stderr, "\r\033[K{}", text);
+    std::fflush(stderr);
+    drawn_ = true;
+  }
+  void clear() {
+    if (drawn_) fmt::print(stderr, "\r\033[K");
+    drawn_ = false;
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  const bool terminal_ = isatty(STDERR_FILENO);
+  bool drawn_ = false;
+  const char* what_ = nullptr;
+  Clock::time_point begin_ = {}, shown_ = {};
+};
+
+/// Runs a conversion with a progress line; SIGINT and SIGTERM remove what was begun, and end the program as they do.
+std::string convert(io::ConvertOptions options, const std::function<std::string(const io::ConvertOptions&)>& what) {
+  struct sigaction action {
+  }, old[2];
+  action.sa_handler = [](int signal) { stopped = signal; };
+  sigaction(SIGINT, &action, &old[0]);
+  sigaction(SIGTERM, &action, &old[1]);
+  ProgressLine line;
+  options.progress = [&](const io::Progress& p) { line.show(p); };
+  try {
+    return what(options);
+  } catch (const Stopped&) {
+    line.clear();
+    fmt::print(stderr, "Stopped; {} is as it was.\n", options.out);
+    sigaction(SIGINT, &old[0], nullptr);
+    sigaction(SIGTERM, &old[1], nullptr);
+    raise(stopped);
+  }
+  return "";
+}
 
 void say(const std::string& text) {
   fmt::print("{}{}", text, text.ends_with("\n") ? "" : "\n");
@@ -26,6 +98,8 @@ void add_common(CLI::App* command, Options& o) {
   command->add_option("--validation", o.convert.validation, "share of the rows held out, such as 0.1")
       ->type_name("SHARE")
       ->check(CLI::Range(0.0, 0.99));
+  command->add_option("--shards", o.convert.shards, "files to write: FILE-00000-of-00004.h5 and so on")->type_name("N");
+  command->add_option("--compress", o.convert.deflate, "1 (fast) to 9: smaller files, slower reading")->type_name("LEVEL");
   command->add_option("--source", o.convert.source, "where the data comes from; kept as an attribute")->type_name("TEXT");
   command->add_option("--licence", o.convert.licence, "its licence; kept as an attribute")->type_name("TEXT");
 }
@@ -47,11 +121,15 @@ void add_data(CLI::App& app, Action& action) {
     });
   };
 
-  CLI::App* text = data->add_subcommand("text", "Text files as a stream of byte tokens");
-  text->add_option("files", o.files, "text files, plain or .gz, one after another")->required()->type_name("FILE");
+  CLI::App* text = data->add_subcommand("text", "Text files as a stream of tokens: bytes, or GPT-2's");
+  text->add_option("files", o.text.paths, "text files, plain or .gz, one after another")->required()->type_name("FILE");
+  text->add_option("--tokenizer", o.text.tokenizer, "folder with vocab.bpe and encoder.json; a token a byte when absent")
+      ->type_name("FOLDER");
   add_common(text, o);
-  text->footer("Example:\n  lockstep data text bible.txt.gz -o bible.h5 --validation 0.05");
-  does(text, [](const Options& o) { say(io::write_text(o.files, o.convert)); });
+  text->footer(
+      "Example:\n  lockstep data text bible.txt.gz -o bible.h5 --validation 0.05\n"
+      "  lockstep data text web-*.txt.gz --tokenizer gpt2 -o web.h5 --shards 8 --validation 0.001");
+  does(text, [](const Options& o) { say(convert(o.convert, [&](auto& c) { return io::write_text(o.text, c); })); });
 
   CLI::App* idx = data->add_subcommand("idx", "Images and labels as MNIST has them");
   idx->add_option("--images", o.idx.images, "training images, plain or .gz")->required()->type_name("FILE");
@@ -63,7 +141,7 @@ void add_data(CLI::App& app, Action& action) {
   idx->footer(
       "Example:\n  lockstep data idx --images train-images-idx3-ubyte.gz --labels train-labels-idx1-ubyte.gz \\\n"
       "      --test-images t10k-images-idx3-ubyte.gz --test-labels t10k-labels-idx1-ubyte.gz -o fashion.h5");
-  does(idx, [](const Options& o) { say(io::write_idx(o.idx, o.convert)); });
+  does(idx, [](const Options& o) { say(convert(o.convert, [&](auto& c) { return io::write_idx(o.idx, c); })); });
 
   CLI::App* csv = data->add_subcommand("csv", "A table of numbers with one target column");
   csv->add_option("files", o.csv.paths, "tables with the same columns, plain or .gz")->required()->type_name("FILE");
@@ -73,22 +151,50 @@ void add_data(CLI::App& app, Action& action) {
   csv->add_option("--ignore", o.csv.ignore, "columns to leave out")->delimiter(',')->type_name("A,B");
   add_common(csv, o);
   csv->footer("Example:\n  lockstep data csv cancer.csv --target diagnosis -o cancer.h5 --validation 0.2");
-  does(csv, [](const Options& o) { say(io::write_csv(o.csv, o.convert)); });
+  does(csv, [](const Options& o) { say(convert(o.convert, [&](auto& c) { return io::write_csv(o.csv, c); })); });
+
+  CLI::App* npy = data->add_subcommand("npy", "Arrays of numpy (.npy, .npz), each a dataset of its name");
+  npy->add_option("files", o.files, "arrays; x.npy becomes the dataset x")->required()->type_name("FILE");
+  add_common(npy, o);
+  npy->footer(
+      "Example:\n  lockstep data npy images.npy labels.npy -o data.h5 --validation 0.1\n  lockstep data npy mnist.npz -o "
+      "mnist.h5");
+  does(npy, [](const Options& o) { say(convert(o.convert, [&](auto& c) { return io::write_npy(o.files, c); })); });
+
+  CLI::App* rechunk = data->add_subcommand("rechunk", "Write a file again with other chunks or compression");
+  rechunk->add_option("file", o.rechunk.path, "HDF5 file, of any program's")->required()->type_name("FILE.h5");
+  rechunk->add_option("-o,--out", o.convert.out, "file to write; the file itself is replaced when absent")->type_name("FILE.h5");
+  rechunk->add_option("--rows", o.rechunk.rows, "rows of a chunk; about 256 KiB when absent")->type_name("N");
+  rechunk->add_option("--compress", o.convert.deflate, "1 (fast) to 9; none when absent")->type_name("LEVEL");
+  rechunk->add_flag("--contiguous", o.rechunk.contiguous, "no chunks: rows in any order at full speed, no Fletcher32");
+  rechunk->add_option("--dataset", o.rechunk.dataset, "only this one; all with numbers when absent")->type_name("NAME");
+  rechunk->footer(
+      "Values, types, attributes, groups and links stay. A manifest is written beside the file.\n\n"
+      "Example:\n  lockstep data rechunk fashion.h5\n  lockstep data rechunk scans.h5 -o packed.h5 --rows 16 --compress 4");
+  does(rechunk, [](const Options& o) {
+    auto options = o.convert;
+    if (options.out.empty()) options.out = o.rechunk.path;
+    say(convert(options, [&](auto& c) { return io::rechunk_file(o.rechunk, c); }));
+  });
 
   CLI::App* inspect = data->add_subcommand("inspect", "Show the tree of an HDF5 file and what Lockstep would read from it");
   inspect->add_option("file", o.file, "HDF5 file")->required()->type_name("FILE.h5");
   inspect->footer("Example:\n  lockstep data inspect fashion.h5");
-  does(inspect, [](const Options& o) {
-    io::validate_file(o.file);
-    say(io::inspect_file(o.file));
-  });
+  does(inspect, [](const Options& o) { say(io::inspect_file(o.file)); });
 
-  CLI::App* verify = data->add_subcommand("verify", "Read everything: checksums, NaN, range of labels");
+  CLI::App* verify = data->add_subcommand("verify", "Read everything: manifest, checksums, NaN, range of labels");
   verify->add_option("file", o.file, "HDF5 file")->required()->type_name("FILE.h5");
   verify->footer("Example:\n  lockstep data verify fashion.h5");
-  does(verify, [](const Options& o) {
-    io::validate_file(o.file);
-    say(io::verify_file(o.file));
+  does(verify, [](const Options& o) { say(io::verify_file(o.file)); });
+
+  CLI::App* manifest = data->add_subcommand("manifest", "Write the checksums of a file beside it (FILE.h5.manifest)");
+  manifest->add_option("file", o.file, "HDF5 file that is known to be good")->required()->type_name("FILE.h5");
+  manifest->footer(
+      "Files that Lockstep writes have one. From then on damage is seen when the file is opened or read.\n\n"
+      "Example:\n  lockstep data manifest fashion.h5");
+  does(manifest, [](const Options& o) {
+    io::write_manifest(o.file, io::DataManifest::path_of(o.file));
+    say(io::DataManifest::path_of(o.file) + ": written\n" + io::verify_file(o.file));
   });
 }
 

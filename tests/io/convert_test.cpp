@@ -31,7 +31,7 @@ TEST(WriteText, BytesBecomeTokens) {
   write_file(folder / "a.txt", a);
   python(folder, "gzip.open('b.txt.gz', 'wb').write(b'" + b + "')");
   const auto report =
-      write_text({folder / "a.txt", folder / "b.txt.gz"},
+      write_text({.paths = {folder / "a.txt", folder / "b.txt.gz"}},
                  {.out = folder / "made/text.h5", .validation = 0.25, .source = "two files", .licence = "public domain"});
   EXPECT_NE(report.find("train/tokens 37 bytes, validation/tokens 12 bytes"), std::string::npos) << report;
   const auto out = python(folder, R"(
@@ -41,7 +41,7 @@ sys.stdout.flush()
 print(f['train/tokens'].dtype, f['train/tokens'].fletcher32, f.attrs['vocabulary'], f.attrs['licence'], f.attrs['source']))");
   const std::string all = a + b;
   EXPECT_EQ(out, all.substr(0, 37) + "|" + all.substr(37) + "|uint8 True 256 public domain two files\n");
-  EXPECT_EQ(names_in(folder / "made"), (std::vector<std::string>{"text.h5"}));
+  EXPECT_EQ(names_in(folder / "made"), (std::vector<std::string>{"text.h5", "text.h5.manifest"}));
 
   auto group = solo_group();
   const auto opened = open_dataset({.paths = {folder / "made/text.h5"}, .length = 4}, *group);
@@ -54,12 +54,12 @@ TEST(WriteText, LargerThanABlockAndWithoutValidation) {
   NEEDS_H5PY();
   Folder folder;
   python(folder, "np.random.seed(1); np.random.randint(0, 256, 9_000_001).astype('u1').tofile('big.bin')");
-  write_text({folder / "big.bin"}, {.out = folder / "big.h5", .validation = 0.5});
+  write_text({.paths = {folder / "big.bin"}}, {.out = folder / "big.h5", .validation = 0.5});
   EXPECT_EQ(python(folder, R"(
 f, x = h5.File('big.h5'), np.fromfile('big.bin', 'u1')
 print((f['train/tokens'][()] == x[:4500000]).all(), (f['validation/tokens'][()] == x[4500000:]).all()))"),
             "True True\n");
-  write_text({folder / "big.bin"}, {.out = folder / "big.h5"});
+  write_text({.paths = {folder / "big.bin"}}, {.out = folder / "big.h5"});
   EXPECT_EQ(python(folder, "print(list(h5.File('big.h5')))"), "['train']\n");
 }
 
@@ -262,20 +262,22 @@ TEST(Conversions, FullDiskLeavesWhatWasThere) {
   setrlimit(RLIMIT_FSIZE, &limit);
   // Seen before anything is written, and while the library writes.
   expect_error(Exit::io, {"a.h5", "are needed", "are free"},
-               [&] { write_text({folder / "a.txt"}, {.out = folder / "out/a.h5"}); });
-  expect_error(Exit::io, {"a.h5", "400 kB are needed", "are free"}, [&] {
-    Output output(folder / "out/a.h5", 100);
-    writing(output, folder / "out/a.h5", 400000, [&](hdf5::File& file) {
-      auto data = create_part(file, "train/x", hdf5::Element::u8, {300000});
-      data.write(hdf5::Element::u8, 0, 300000, std::string(300000, 'x').data());
+               [&] { write_text({.paths = {folder / "a.txt"}}, {.out = folder / "out/a.h5"}); });
+  expect_error(Exit::io, {"a.h5", "131 kB are needed", "are free"}, [&] {
+    const ConvertOptions options{.out = folder / "out/a.h5"};
+    DataFiles files(options, file_bytes(0));
+    files.write([&] {
+      PartWriter part(files, "train/x", u8, {}, 300000, 0);
+      part.add(std::string(300000, 'x').data(), 300000);
+      part.finish();
     });
-    output.commit();
+    files.commit();
   });
   setrlimit(RLIMIT_FSIZE, &old);
   ::signal(SIGXFSZ, SIG_DFL);
   EXPECT_EQ(names_in(folder / "out"), (std::vector<std::string>{"a.h5"}));
   EXPECT_EQ(read_file(folder / "out/a.h5"), "the old one");
-  write_text({folder / "a.txt"}, {.out = folder / "out/a.h5"});  // the library still works
+  write_text({.paths = {folder / "a.txt"}}, {.out = folder / "out/a.h5"});  // the library still works
   verify_file(folder / "out/a.h5");
 }
 
