@@ -2,6 +2,7 @@
 // the tiles of the other side in shared memory; each thread keeps its part of the sums in registers. Every sum has one owner and
 // one order, so results repeat. Tiles and arithmetic are f32 whatever the storage.
 
+#include "kernels/attention_cudnn.h"
 #include "kernels/base/launch.h"
 #include "kernels/vendor.h"
 
@@ -372,6 +373,7 @@ bool aligned(const AttentionShape& s, std::initializer_list<const void*> address
 }  // namespace
 
 void attention(const Queue& q, const AttentionShape& s, View y, View log_sum, View qkv, RandomKey key) {
+  if (cudnn_attention(q, s, y, log_sum, qkv)) return;
   Problem p{s, key, 0, aligned(s, {y.data, qkv.data})};
   visit_float(qkv.dtype, [&]<class T>() {
     visit_tiling(s.size, 3, [&]<class Tiles>() {
@@ -382,6 +384,7 @@ void attention(const Queue& q, const AttentionShape& s, View y, View log_sum, Vi
 
 void attention_backward(const Queue& q, const AttentionShape& s, View dqkv, View dy, View y, View log_sum, View qkv,
                         RandomKey key, View scratch) {
+  if (cudnn_attention_backward(q, s, dqkv, dy, y, log_sum, qkv)) return;
   Problem p{s, key, 0, aligned(s, {dqkv.data, dy.data, qkv.data})};
   visit_float(qkv.dtype, [&]<class T>() {
     auto* delta = static_cast<float*>(scratch.data);

@@ -1,0 +1,14 @@
+// Stands in for kernels/attention_cudnn_cuda.cpp where cuDNN's frontend, a library of headers, was not found.
+
+#include "kernels/attention_cudnn.h"
+
+namespace lockstep::kernels::cuda {
+
+bool cudnn_attention(const Queue&, const AttentionShape&, View, View, View) {
+  return false;
+}
+bool cudnn_attention_backward(const Queue&, const AttentionShape&, View, View, View, View, View) {
+  return false;
+}
+
+}  // namespace lockstep::kernels::cuda
