@@ -2,11 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <numeric>
 #include <thread>
 
+#include "tests/io/files.h"
 #include "tests/support/devices.h"
 
 namespace lockstep::io {
@@ -150,6 +152,63 @@ TEST(Loader, MixesDatasets) {
   other.push_back(std::make_unique<Numbered>(30));
   other.push_back(synthetic_dataset({.rows = 5}));
   EXPECT_THROW(join_datasets(std::move(other)), Error);
+}
+
+/// Values of the first column of all rows of an epoch, in order.
+std::vector<int> epoch_of(const Dataset& data, Device& device, Shuffle shuffle, Tail tail) {
+  std::vector<int> values;
+  Loader loader(data, device,
+                {.lanes = 3, .lane_count = 3, .rows_per_lane = 5, .seed = 2, .shuffle = shuffle, .tail = tail, .window = 20});
+  for (auto left = loader.stream().steps(1) * 3; left > 0; --left) {
+    const Batch batch = loader.next_lane();
+    if (!batch.inputs) continue;
+    const auto inputs = download(device.queue(), batch.inputs);
+    for (std::int64_t i = 0; i < batch.inputs.dim(0); ++i) values.push_back(int(inputs[std::size_t(i * batch.inputs.dim(1))]));
+  }
+  return values;
+}
+
+TEST(Loader, KeepsHeldOutRowsOutInEveryMode) {
+  using test::has_h5py;
+  NEEDS_H5PY();
+  test::Folder folder;
+  test::python(folder, R"(
+with h5.File('own.h5', 'w') as f:
+    f.create_dataset('x', data=np.arange(97.0).reshape(97, 1), chunks=(7, 1), compression='gzip')
+    f.create_dataset('y', data=np.arange(97) % 3)
+with h5.File('parts.h5', 'w') as f:
+    f.create_dataset('train/x', data=np.arange(80.0).reshape(80, 1), chunks=(7, 1))
+    f.create_dataset('train/y', data=np.arange(80) % 3)
+    f.create_dataset('test/x', data=np.arange(80.0, 97.0).reshape(17, 1))
+    f.create_dataset('test/y', data=np.arange(17) % 3)
+with h5.File('text.h5', 'w') as f:
+    f.create_dataset('tokens', data=np.arange(980, dtype='u2'), chunks=(64,))
+)");
+  Device device;
+  const auto group = solo_group();
+  for (std::size_t memory : {std::size_t(0), std::size_t(1) << 20})
+    for (auto [file, validation] : {std::pair{"own.h5", "0.2"}, {"parts.h5", "test"}, {"text.h5", "0.1"}}) {
+      DatasetOptions options{.paths = {folder / file}, .validation = validation, .length = 10};
+      options.memory_limit = memory;
+      const Datasets data = open_dataset(options, *group);
+      ASSERT_TRUE(data.validation);
+      std::vector<int> held_out;
+      Pass pass(*data.validation, device, {});
+      while (auto batch = pass.next()) {
+        const auto inputs = download(device.queue(), batch->inputs);
+        for (std::int64_t i = 0; i < batch->inputs.dim(0); ++i)
+          held_out.push_back(int(inputs[std::size_t(i * batch->inputs.dim(1))]));
+      }
+      ASSERT_EQ(std::int64_t(held_out.size()), data.validation->rows());
+      for (auto shuffle : {Shuffle::none, Shuffle::window, Shuffle::full}) {
+        auto rows = epoch_of(*data.train, device, shuffle, Tail::partial);
+        EXPECT_EQ(std::int64_t(rows.size()), data.train->rows());
+        rows.insert(rows.end(), held_out.begin(), held_out.end());
+        std::sort(rows.begin(), rows.end());
+        EXPECT_EQ(std::adjacent_find(rows.begin(), rows.end()), rows.end())
+            << file << " " << name_of(shuffle) << ", memory " << memory;
+      }
+    }
 }
 
 TEST(Loader, ContinuesAtAnyStep) {

@@ -221,6 +221,21 @@ TEST(Stream, EndsEpochsAsAsked) {
   EXPECT_EQ(rows_of(Stream(options), 1), (Rows{2, -1, -1}));  // nothing is left for lane 1
 }
 
+// What the words of stream.h mean for one source: places of one permutation an epoch, in contiguous pieces.
+TEST(Stream, FullIsOnePermutationInPieces) {
+  const std::int64_t rows = 1000, lanes = 4, size = rows / lanes;
+  const Stream stream({.rows = rows, .lanes = lanes, .rows_per_lane = 7, .seed = 11});
+  std::vector<std::int64_t> read;
+  for (std::int64_t step = 0; step < 80; ++step)
+    for (int lane = 0; lane < lanes; ++lane) {
+      stream.rows(step, lane, read);
+      for (std::int64_t i = 0; i < 7; ++i) {
+        const std::int64_t t = step * 7 + i;
+        ASSERT_EQ(read[std::size_t(i)], Permutation(rows, 11, std::uint64_t(t / size))(lane * size + t % size));
+      }
+    }
+}
+
 TEST(Stream, MixesSources) {
   const Stream stream({.rows = 12, .lanes = 2, .rows_per_lane = 4, .shuffle = Shuffle::none, .mixture = {{8, 3}, {4, 1}}});
   using Rows = std::vector<std::int64_t>;
