@@ -35,11 +35,11 @@ GPT = {"model": "gpt", "optimizer": "adamw", "rate": 3e-4, "decay": 0.1, "clip":
 IMAGES = {"classes": 10, "rows": 64, "batches": 4, "decay": 0.01, "clip": 0.0}
 CASES = {
     "gpt-small": GPT | {"layers": 4, "width": 256, "heads": 4, "vocabulary": 256, "positions": 256, "input": [256], "rows": 8, "batches": 8,
-                        "steps": 4},
+                        "steps": 3, "check": 6},
     "gpt2-124m": GPT | {"layers": 12, "width": 768, "heads": 12, "vocabulary": 50257, "positions": 1024, "input": [64], "rows": 4,
-                        "batches": 4, "steps": 2},
-    "fashion-convnet": IMAGES | {"model": "convnet", "optimizer": "adamw", "rate": 1e-3, "input": [28, 28, 1], "steps": 20},
-    "resnet18": IMAGES | {"model": "resnet18", "optimizer": "sgd", "rate": 0.01, "input": [32, 32, 3], "steps": 2},
+                        "batches": 4, "steps": 1, "check": 3},
+    "fashion-convnet": IMAGES | {"model": "convnet", "optimizer": "adamw", "rate": 3e-4, "input": [28, 28, 1], "steps": 10, "check": 6},
+    "resnet18": IMAGES | {"model": "resnet18", "optimizer": "sgd", "rate": 0.01, "input": [32, 32, 3], "steps": 1, "check": 3},
 }
 OPEN_MPI = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_rmaps_base_oversubscribe": "1"}
 
@@ -217,6 +217,7 @@ def result_lines(name, ranks, threads, rows, contest, seconds, last, peaks, comm
     for peer in contest.names[1:]:
         ratio, low, high = median_interval([b / a for a, b in zip(seconds["lockstep"], seconds[peer])])
         yield common | {
+            "command": f"benchmarks/cpu_vs_peers.py --case {name} --ranks {ranks}" + (" --llmc FOLDER" if peer == "llm.c" else ""),
             "name": f"{name} {ranks}x{threads}", "unit": unit, "rows_per_rank": rows,
             "ours": round(per_step / ours, 1), "peer": round(per_step / statistics.median(seconds[peer]), 1),
             "peer_name": peer if peer == "llm.c" else f"PyTorch {peer}", "ratio": round(ratio, 3), "ratio_low": round(low, 3), "ratio_high": round(high, 3),
@@ -241,7 +242,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=CASES, action="append")
     parser.add_argument("--ranks", type=int, choices=[1, 2], action="append", help="1: x 2 threads, 2: x 1 thread")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--rows", type=int, help="rows of the batch on each rank, instead of the case's own")
     parser.add_argument("--torch", default="eager,compiled", help="which of PyTorch's ways take part")
     parser.add_argument("--check", action="store_true", help="only compare losses (and fill the cache of compiled code); no timing")
@@ -256,7 +257,7 @@ def main():
     programs = build(arguments.build)
     versions = subprocess.run([programs.parent / "lockstep", "--version"], capture_output=True, text=True).stdout.split("\n")[0]
     torch = subprocess.run([python, "-c", "import torch; print('PyTorch', torch.__version__)"], capture_output=True, text=True).stdout.strip()
-    common = {"command": "benchmarks/cpu_vs_peers.py " + " ".join(sys.argv[1:]), "date": time.strftime("%Y-%m-%d"), "versions": f"{versions}; {torch}",
+    common = {"date": time.strftime("%Y-%m-%d"), "versions": f"{versions}; {torch}",
               "commit": subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()}
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("interrupted"))  # so that the programs are stopped too
@@ -267,7 +268,7 @@ def main():
             contest = None
             try:
                 contest = Contest(name, ranks, threads, folder, arguments, python, programs)
-                differences = contest.check_losses(6)
+                differences = contest.check_losses(contest.case["check"])
                 agreement = ", ".join(f"{peer} {worst:.1e}" for peer, worst in differences.items())
                 print(f"{name} {ranks} x {threads}: losses agree (largest relative difference: {agreement})", flush=True)
                 if arguments.check:
