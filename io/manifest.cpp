@@ -34,8 +34,10 @@ void read_tensor(Manifest& m, const Json& t) {
   m.tensors.push_back({t.at("name"), {}, dtype_named(t.at("dtype"))});
   auto& tensor = m.tensors.back();
   long double bytes = size_of(tensor.dtype);
-  for (const auto& d : t.at("shape")) bytes *= (long double)tensor.shape.emplace_back(whole(d, "shape"));
-  need(bytes < 9e18L, "'" + tensor.name + "' has an impossible shape");
+  for (const auto& d : t.at("shape")) {
+    bytes *= (long double)tensor.shape.emplace_back(whole(d, "shape"));
+    need(bytes < 9e18L, "'" + tensor.name + "' has an impossible shape");  // also before a later 0
+  }
 }
 
 /// As version 1 had it: a tensor in one piece, with one checksum.

@@ -75,7 +75,10 @@ SafetensorsHeader::Entry entry_of(const std::string& name, const Json& value) {
   SafetensorsHeader::Entry entry{name, value.at("dtype"), {}, 0, 0};
   long double bits = width_of(entry.dtype);
   need(value.at("shape").is_array(), "the shape of '" + name + "' is no list");
-  for (const auto& d : value.at("shape")) bits *= (long double)entry.shape.emplace_back(whole(d, "the shape of '" + name + "'"));
+  for (const auto& d : value.at("shape")) {
+    bits *= (long double)entry.shape.emplace_back(whole(d, "the shape of '" + name + "'"));
+    need(bits < 7e19L, "'" + name + "' has an impossible shape");  // also before a later 0
+  }
   const auto& offsets = value.at("data_offsets");
   need(offsets.is_array() && offsets.size() == 2, "the offsets of '" + name + "' are no pair");
   entry.begin = whole(offsets[0], "an offset of '" + name + "'"), entry.end = whole(offsets[1], "an offset of '" + name + "'");
