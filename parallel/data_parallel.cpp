@@ -140,6 +140,12 @@ void DataParallel::point_gradients(View at, View statistics, bool keep) {
   }
 }
 
+void DataParallel::communicate_as(bool overlap, bool communicate) {
+  require(lane_ < 0, "communicate_as: a step is under way");
+  options_.overlap = overlap;
+  options_.communicate = communicate && !alone_.empty();
+}
+
 void DataParallel::begin_step() {
   lane_ = -1;
   backwards_ = 0;

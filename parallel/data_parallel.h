@@ -48,6 +48,9 @@ class DataParallel final : public GradientSink {
   /// The summed gradients in the layout's order; valid after finish_step().
   View gradients() const { return sums_.total(); }
 
+  /// For measuring: how the following steps communicate, in place of the options. The same on all ranks, between steps.
+  void communicate_as(bool overlap, bool communicate);
+
   void begin_step();
   /// `lane`: 0 … lanes().count - 1, in order. `backwards`: how many backward passes this lane will run; buckets leave during the
   /// last one.

@@ -287,7 +287,7 @@ TEST_P(CommunicatorTest, SharedMemoryThatIsGivenBackIsForgotten) {
 }
 
 TEST_P(CommunicatorTest, SumsOfDifferentPiecesAreRefused) {
-  if (ranks == 1 || !GetParam().machine.empty()) return;  // machines tell each other nothing but sums
+  if (ranks == 1 || !GetParam().machine.empty() || open_mpi_group()->node_size() < ranks) return;  // machines exchange only sums
   Memory memory = comm->allocate(4096);
   bool refused = false;
   try {
@@ -378,7 +378,7 @@ TEST(Group, AgreesOnBytesNumbersAndTruth) {
   EXPECT_EQ(group->sum(0.1 * (rank + 1) * (rank % 2 ? 1e10 : 1)), expected);
   EXPECT_TRUE(group->all(true));
   EXPECT_EQ(group->all(rank != size - 1), false);
-  // These tests run on one machine.
+  if (std::getenv("LOCKSTEP_TEST_HOSTS")) return;  // else these tests run on one machine
   EXPECT_EQ(group->node(), 0);
   EXPECT_EQ(group->node_rank(), rank);
   EXPECT_EQ(group->node_size(), size);

@@ -83,7 +83,9 @@ TEST_F(DataParallelTest, BucketsLeaveInPlanOrderWhileTheLastLaneRunsBackward) {
     net.set.initialise(1);
     auto& layout = strategy.flat().layout;
     ASSERT_EQ(layout.buckets.size(), net.set.all().size());
-    for (int step = 0; step < 3; ++step) {
+    for (int step = 0; step < 4; ++step) {
+      const bool at_once = step < 2 ? overlap : !overlap, travels = step < 3;
+      if (step >= 2) strategy.communicate_as(at_once, travels);
       spy.sent.clear();
       strategy.begin_step();
       for (int i = 0; i < 2; ++i) {
@@ -96,11 +98,11 @@ TEST_F(DataParallelTest, BucketsLeaveInPlanOrderWhileTheLastLaneRunsBackward) {
         spy.in_backward = false;
       }
       strategy.finish_step();
-      ASSERT_EQ(spy.sent.size(), layout.buckets.size());
-      for (std::size_t b = 0; b < layout.buckets.size(); ++b) {
+      ASSERT_EQ(spy.sent.size(), travels ? layout.buckets.size() : 0);
+      for (std::size_t b = 0; b < spy.sent.size(); ++b) {
         EXPECT_EQ(spy.sent[b].data, strategy.gradients().slice(layout.buckets[b].begin, 0).data);
         EXPECT_EQ(spy.sent[b].size, layout.buckets[b].end - layout.buckets[b].begin);
-        EXPECT_EQ(spy.sent[b].in_backward, overlap);  // even those behind a parameter that is never used
+        EXPECT_EQ(spy.sent[b].in_backward, at_once);  // even those behind a parameter that is never used
         EXPECT_EQ(spy.sent[b].lane, 1);
       }
       ASSERT_EQ(strategy.without_gradient().size(), 1u);
