@@ -29,6 +29,12 @@ class Group {
   virtual double sum(double value) = 0;
   /// True on every rank when all ranks say true.
   virtual bool all(bool value) = 0;
+  /// `bytes` zeroed bytes that all ranks of this machine see, given back with the last of them; absent on every rank when some
+  /// machine has none to share. Pages cost nothing until they are touched: ask only for what is free.
+  virtual std::shared_ptr<std::byte> node_memory(std::size_t bytes) {
+    (void)bytes;
+    return {};
+  }
 };
 
 /// A group of one rank.

@@ -74,12 +74,18 @@ struct DatasetOptions {
   bool flip = false;                    ///< training images: half of them mirrored, left to right
   std::vector<float> mean = {}, deviation = {};  ///< of inputs (u8 images: after division by 255), one or one a channel or
                                                  ///< column; empty: the file's attributes `mean` and `std`, or 0 and 1
-  std::size_t memory_limit = 1u << 30;  ///< bytes: datasets up to this size are held in memory, larger ones are read by rows
+  std::size_t memory_limit = 1u << 30;  ///< bytes: datasets up to this size stay in memory once read; of larger ones, as much
+                                        ///< of what was decoded last
+  bool node_cache = false;              ///< the ranks of a machine share one copy in memory, of any size that is free
+  std::string notes = {};               ///< folder that remembers which files were looked through, so that it is done once
+  double notes_after = 0.2;             ///< seconds that looking through must take to be remembered
+  std::string documents = {};           ///< token streams: a dataset of offsets where documents begin; no row crosses them
   bool scan = true;                     ///< look for NaN and labels out of range before training starts
 };
 
 struct Datasets {
   std::unique_ptr<Dataset> train, validation;  ///< validation may be absent
+  std::string note = {};                       ///< what became of node_cache, in a sentence; empty when it was not asked for
 };
 /// Opens the files of a configuration. Collective: rank 0 finds the datasets and scans them, every rank opens what it found; what
 /// is wrong is the same Error on every rank. Exit::bad_data: missing, damaged or unfit file, NaN, label out of range; a name that

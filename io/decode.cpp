@@ -250,6 +250,7 @@ bool same(const hdf5::Number& from, hdf5::Element to) {
     case Element::u8: return integer && from.bytes == 1 && !from.is_signed;
     case Element::u16: return integer && from.bytes == 2 && !from.is_signed;
     case Element::i32: return integer && from.bytes == 4 && from.is_signed;
+    case Element::i64: return integer && from.bytes == 8 && from.is_signed;
     default: return !integer && from.bytes == 4;
   }
 }
@@ -264,6 +265,7 @@ void convert(const hdf5::Number& from, hdf5::Element to, const void* in, void* o
     case Element::u8: return convert_to(from, in, static_cast<std::uint8_t*>(out), count);
     case Element::u16: return convert_to(from, in, static_cast<std::uint16_t*>(out), count);
     case Element::i32: return convert_to(from, in, static_cast<std::int32_t*>(out), count);
+    case Element::i64: return convert_to(from, in, static_cast<std::int64_t*>(out), count);
     default: return convert_to(from, in, static_cast<float*>(out), count);
   }
 }

@@ -93,6 +93,7 @@ hid_t memory_type(Element e) {
     case Element::u8: return H5T_NATIVE_UINT8;
     case Element::u16: return H5T_NATIVE_UINT16;
     case Element::i32: return H5T_NATIVE_INT32;
+    case Element::i64: return H5T_NATIVE_INT64;
     default: return H5T_NATIVE_FLOAT;
   }
 }
@@ -101,6 +102,7 @@ hid_t file_type(Element e) {
     case Element::u8: return H5T_STD_U8LE;
     case Element::u16: return H5T_STD_U16LE;
     case Element::i32: return H5T_STD_I32LE;
+    case Element::i64: return H5T_STD_I64LE;
     default: return H5T_IEEE_F32LE;
   }
 }
@@ -329,9 +331,9 @@ File File::open(const std::string& path) {
   require(Exit::bad_data, status.st_size > 0, "{}: the file is empty", path);
 
   Lock lock;
-  Handle access(H5Pcreate(H5P_FILE_ACCESS), close_list);
-  H5Pset_fclose_degree(access.id(), H5F_CLOSE_STRONG);
-  Handle file(H5Fopen(path.c_str(), H5F_ACC_RDONLY, access.id()), close_file);
+  // The library's own degree of closing: it opens the sources of virtual datasets with that, and reads fill values when it
+  // cannot.
+  Handle file(H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT), close_file);
   if (!file) {
     std::string why = reason();
     if (why.find("signature not found") != std::string::npos)

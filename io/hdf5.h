@@ -18,9 +18,9 @@
 namespace lockstep::io::hdf5 {
 
 /// How values lie in our memory; the library converts from whatever numeric type and byte order a file has.
-enum class Element : std::uint8_t { u8, u16, i32, f32 };
+enum class Element : std::uint8_t { u8, u16, i32, f32, i64 };
 constexpr std::size_t size_of(Element e) {
-  return e == Element::u8 ? 1 : e == Element::u16 ? 2 : 4;
+  return e == Element::u8 ? 1 : e == Element::u16 ? 2 : e == Element::i64 ? 8 : 4;
 }
 
 enum class Class : std::uint8_t { integer, real, text, other };
@@ -58,10 +58,10 @@ struct Layout {
   /// library: bytes that only the library finds or understands (compact, external, virtual, filters and types of its own).
   enum class Kind : std::uint8_t { library, contiguous, chunked } kind = Kind::library;
   Number number = {};
-  std::int64_t offset = 0;            ///< contiguous: of the first value, from the beginning of the file
-  Shape chunk = {};                   ///< chunked, as are the next two
-  std::vector<Filter> filters = {};   ///< in the order of writing
-  std::vector<std::byte> fill = {};   ///< one value, as in the file, of chunks that were never written
+  std::int64_t offset = 0;           ///< contiguous: of the first value, from the beginning of the file
+  Shape chunk = {};                  ///< chunked, as are the next two
+  std::vector<Filter> filters = {};  ///< in the order of writing
+  std::vector<std::byte> fill = {};  ///< one value, as in the file, of chunks that were never written
 };
 
 /// An identifier of the library, closed when it goes.
@@ -103,14 +103,17 @@ class Data {
   std::int64_t offset() const;
   /// Where and how its bytes lie, for reading without the library.
   Layout layout() const;
-  /// The bytes of one chunk as they are stored, and the mask of filters that were not used on it; `at` is its place in the grid of
-  /// chunks. None: never written.
+  /// The bytes of one chunk as they are stored, and the mask of filters that were not used on it; `at` is its place in the grid
+  /// of chunks. None: never written.
   struct RawChunk {
     std::byte* data = nullptr;  ///< in `buffer(bytes)`
     std::size_t bytes = 0;
     std::uint32_t mask = 0;
   };
   RawChunk read_chunk(const Layout&, const Shape& at, const std::function<std::byte*(std::size_t)>& buffer) const;
+  /// Virtual datasets: every source must be there and cover what it is to show, since the library reads what is missing as fill
+  /// values. Throws (bad_data) naming the source.
+  void check_sources() const;
   /// A descriptor of its own of the file that the dataset lies in, which may be another one (external links). To be closed.
   int descriptor() const;
   /// Where its object header lies, counted from the end of a user block.

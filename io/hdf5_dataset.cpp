@@ -29,6 +29,7 @@ class Hdf5Dataset final : public Dataset {
         auto edge = [&](double share) { return std::int64_t(std::llround(share * double(p.inputs->count()))); };
         p.begin = edge(plan.from);
         p.rows = std::max<std::int64_t>(0, (edge(plan.to) - p.begin - 1) / length());
+        if (!plan.documents.empty()) cut_documents(p, *sources.file(part.file), edge(plan.to));
       } else {
         p.rows = p.inputs->count();
       }
@@ -94,6 +95,14 @@ class Hdf5Dataset final : public Dataset {
       const std::int64_t stored = part.inputs->direct() ? direct_bytes / part.inputs->row_bytes() : part.inputs->band_rows();
       const std::int64_t chunk = std::max<std::int64_t>(1, stored / step);
       std::int64_t done = 0;
+      if (!part.starts.empty()) {  // rows by the chunk that they begin in
+        auto chunk_of = [&](std::int64_t i) { return part.starts[std::size_t(i)] / stored; };
+        for (std::int64_t end; done < part.rows; done = end) {
+          for (end = done + 1; end < part.rows && chunk_of(end) == chunk_of(done);) ++end;
+          runs.push_back({part.first + done, end - done, end - done, row});
+        }
+        continue;
+      }
       if (part.begin % stored != 0)  // up to the next chunk
         done = std::min(part.rows, (stored - part.begin % stored + step - 1) / step),
         runs.push_back({part.first, done, done, row});
@@ -107,6 +116,7 @@ class Hdf5Dataset final : public Dataset {
     std::shared_ptr<const Rows> inputs, targets;
     std::int64_t first = 0, rows = 0;  // among all rows
     std::int64_t begin = 0;            // first token of this dataset's share
+    std::vector<std::int64_t> starts;  // with documents: the first token of each row
   };
   struct Wanted {
     int part;
@@ -159,7 +169,39 @@ class Hdf5Dataset final : public Dataset {
     auto after = std::upper_bound(parts_.begin(), parts_.end(), row, [](std::int64_t r, const Part& p) { return r < p.first; });
     const Part& part = *(after - 1);
     row -= part.first;
-    return {int(after - parts_.begin()) - 1, plan_.stream ? part.begin + row * length() : row};
+    const int index = int(after - parts_.begin()) - 1;
+    if (!part.starts.empty()) return {index, part.starts[std::size_t(row)]};
+    return {index, plan_.stream ? part.begin + row * length() : row};
+  }
+
+  /// Rows of a part that lie inside one document each. The last row of a document ends with it, so it may repeat some tokens of
+  /// the one before; documents that are shorter than a row and its next token give none.
+  void cut_documents(Part& part, const hdf5::File& file, std::int64_t stop) {
+    const std::string& name = plan_.documents;
+    require(Exit::bad_data, file.has_dataset(name), "{}: there is no dataset '{}' (data.documents)", file.path(), name);
+    const auto data = file.dataset(name);
+    require(Exit::bad_data, data.info().type == hdf5::Class::integer && data.info().shape.size() == 1,
+            "{}: {} cannot be where documents begin (data.documents): whole numbers along one axis are needed", file.path(),
+            data.info().text());
+    std::vector<std::int64_t> edges(std::size_t(data.rows()), 0);
+    data.read(Element::i64, 0, data.rows(), edges.data());
+    const std::int64_t tokens = part.inputs->count();
+    if (edges.empty() || edges[0] != 0) edges.insert(edges.begin(), 0);
+    if (edges.back() != tokens) edges.push_back(tokens);
+    for (std::size_t i = 1; i < edges.size(); ++i)
+      require(Exit::bad_data, edges[i - 1] <= edges[i] && edges[i] <= tokens,
+              "{}: '{}' does not rise from 0 to the {} tokens: document {} begins at {} and the next at {}", file.path(), name,
+              tokens, i - 1, edges[i - 1], edges[i]);
+    for (std::size_t i = 1; i < edges.size(); ++i) {
+      const std::int64_t begin = edges[i - 1], end = edges[i];
+      if (begin < part.begin || end > stop || begin == end) continue;  // documents belong to one side of a split
+      ++documents_;
+      if (end - begin <= length())
+        ++short_;
+      else
+        for (std::int64_t at = begin; at < end - 1; at += length()) part.starts.push_back(std::min(at, end - length() - 1));
+    }
+    part.rows = std::int64_t(part.starts.size());
   }
 
   void describe() {
@@ -173,8 +215,13 @@ class Hdf5Dataset final : public Dataset {
     else if (info_.classes > 0)
       info_.text += fmt::format(", {} classes", info_.classes);
     info_.text += ", " + parts_[0].inputs->where();
+    if (documents_ > 0) info_.text += fmt::format(", {} documents", documents_);
+    if (short_ > 0) info_.text += fmt::format(" ({} of them shorter than a row, left out)", short_);
     if (parts_.size() > 1) info_.text += fmt::format(" and {} more", parts_.size() - 1);
-    if (plan_.hold) info_.text += ", in memory";
+    if (!plan_.note.empty())
+      info_.text += "; " + plan_.note;
+    else if (plan_.hold)
+      info_.text += ", in memory";
   }
 
   /// The per-channel factors repeated to a block that vectorises; a whole number of channels.
@@ -285,6 +332,7 @@ class Hdf5Dataset final : public Dataset {
   std::int64_t first_ = 0;
   std::vector<float> scale_, shift_;
   bool augments_ = false, plain_ = false;
+  std::int64_t documents_ = 0, short_ = 0;
 };
 
 }  // namespace
@@ -299,9 +347,15 @@ std::shared_ptr<const hdf5::File> Sources::file(const std::string& path) {
   return file;
 }
 
-std::shared_ptr<const Rows> Sources::rows(const std::string& path, const std::string& name, Element element, bool hold) {
+std::shared_ptr<const DataManifest> Sources::manifest(const std::string& path) {
+  if (auto found = manifests_.find(path); found != manifests_.end()) return found->second;
+  auto loaded = DataManifest::load(path);
+  return manifests_[path] = loaded ? std::make_shared<const DataManifest>(std::move(*loaded)) : nullptr;
+}
+
+std::shared_ptr<Rows> Sources::rows(const std::string& path, const std::string& name, Element element, bool hold) {
   auto& rows = rows_[path + ":/" + name];
-  if (!rows) rows = std::make_shared<Rows>(file(path), name, element, engine_);
+  if (!rows) rows = std::make_shared<Rows>(file(path), name, element, engine_, manifest(path));
   if (hold) rows->keep();
   return rows;
 }

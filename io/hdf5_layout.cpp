@@ -135,6 +135,111 @@ Data::RawChunk Data::read_chunk(const Layout& layout, const Shape& at,
   return chunk;
 }
 
+namespace {
+
+std::string text_of(ssize_t (*get)(hid_t, size_t, char*, size_t), hid_t list, std::size_t i) {
+  const auto length = get(list, i, nullptr, 0);
+  std::string text(std::size_t(std::max<ssize_t>(length, 0)) + 1, '\0');
+  get(list, i, text.data(), text.size());
+  text.resize(text.size() - 1);
+  return text;
+}
+
+/// "part_%b.h5" for block 3: "part_3.h5"; "%%" is a percent sign.
+std::string numbered(const std::string& name, std::int64_t block) {
+  std::string out;
+  for (std::size_t i = 0; i < name.size(); ++i) {
+    const char next = name[i] == '%' && i + 1 < name.size() ? name[i + 1] : '\0';
+    if (next == 'b') out += std::to_string(block);
+    if (next == '%') out += '%';
+    if (next == 'b' || next == '%')
+      ++i;
+    else
+      out += name[i];
+  }
+  return out;
+}
+
+/// How many blocks a mapping without an end has in a dataset of this shape; 0: the mapping has an end.
+std::int64_t blocks_of(hid_t space, const Shape& shape) {
+  std::vector<hsize_t> start(shape.size()), stride(shape.size()), count(shape.size()), block(shape.size());
+  if (H5Sget_select_type(space) != H5S_SEL_HYPERSLABS || H5Sis_regular_hyperslab(space) <= 0 ||
+      H5Sget_regular_hyperslab(space, start.data(), stride.data(), count.data(), block.data()) < 0)
+    return 0;
+  for (std::size_t i = 0; i < shape.size(); ++i)
+    if (count[i] == H5S_UNLIMITED)
+      return (shape[i] - std::int64_t(start[i]) + std::int64_t(stride[i]) - 1) / std::int64_t(stride[i]);
+  return 0;
+}
+
+int close_space(std::int64_t id) {
+  return H5Sclose(id);
+}
+int close_dataset(std::int64_t id) {
+  return H5Dclose(id);
+}
+
+/// What is wrong with a source: "is missing", "has the shape …". Looked for where the library looks: beside the virtual dataset's
+/// file, then in the working folder.
+std::string source_problem(hid_t own, const std::string& file, const std::string& source, const std::string& name,
+                           hid_t selection, std::int64_t shown) {
+  const auto slash = file.rfind('/');
+  const std::string beside = source == "."                                           ? file
+                             : source.starts_with('/') || slash == std::string::npos ? source
+                                                                                     : file.substr(0, slash + 1) + source;
+  Handle opened;
+  if (beside == file) opened = Handle(H5Iget_file_id(own), close_file);
+  for (const auto& path : {beside, source})
+    if (!opened && !path.empty()) opened = Handle(H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT), close_file);
+  if (!opened) return "is missing";
+  Handle data(H5Dopen2(opened.id(), name.c_str(), H5P_DEFAULT), close_dataset);
+  if (!data) return "has no such dataset";
+  Handle space(H5Dget_space(data.id()), close_space);
+  const int axes = H5Sget_simple_extent_ndims(space.id());
+  std::vector<hsize_t> size(std::size_t(std::max(axes, 0))), low(size), high(size);
+  H5Sget_simple_extent_dims(space.id(), size.data(), nullptr);
+  bool covers = true;
+  if (H5Sget_select_type(selection) == H5S_SEL_ALL) {
+    covers = H5Sget_simple_extent_npoints(space.id()) >= shown;
+  } else if (H5Sget_simple_extent_ndims(selection) != axes) {
+    covers = false;
+  } else if (H5Sget_select_bounds(selection, low.data(), high.data()) >= 0) {  // fails for one without an end
+    for (std::size_t i = 0; i < size.size(); ++i) covers = covers && high[i] < size[i];
+  }
+  return covers ? "" : "has only the shape " + to_text(Shape(size.begin(), size.end()));
+}
+
+}  // namespace
+
+void Data::check_sources() const {
+  if (info_.layout != "virtual") return;
+  Lock lock;
+  Handle list(H5Dget_create_plist(handle_.id()), close_list);
+  std::size_t mappings = 0;
+  if (!list || H5Pget_virtual_count(list.id(), &mappings) < 0) fail_reading("listing the sources of '" + info_.name + "'");
+  std::int64_t shown = 0;
+  bool endless = false;
+  for (std::size_t i = 0; i < mappings; ++i) {
+    const std::string source = text_of(H5Pget_virtual_filename, list.id(), i),
+                      name = text_of(H5Pget_virtual_dsetname, list.id(), i);
+    Handle here(H5Pget_virtual_vspace(list.id(), i), close_space), there(H5Pget_virtual_srcspace(list.id(), i), close_space);
+    const std::int64_t blocks = blocks_of(here.id(), info_.shape);
+    endless |= blocks > 0;
+    const std::int64_t here_values = blocks == 0 ? std::int64_t(H5Sget_select_npoints(here.id())) : 0;
+    shown += here_values;
+    const bool each = blocks > 0 && numbered(source + name, 0) != numbered(source + name, 1);
+    for (std::int64_t b = 0; b < (each ? blocks : 1); ++b) {
+      const std::string from = numbered(source, b), what = numbered(name, b);
+      const std::string problem = source_problem(handle_.id(), file_, from, what, there.id(), here_values);
+      H5Eclear2(H5E_DEFAULT);
+      require(Exit::bad_data, problem.empty(), "{}: '{}' shows values of {}:{}{}, which {}", file_, info_.name,
+              from == "." ? file_ : from, what.starts_with('/') ? "" : "/", what, problem);
+    }
+  }
+  require(Exit::bad_data, endless || shown >= count(info_.shape), "{}: '{}' {} has sources for only {} of its {} values", file_,
+          info_.name, to_text(info_.shape), shown, count(info_.shape));
+}
+
 int Data::descriptor() const {
   Lock lock;
   Handle file(H5Iget_file_id(handle_.id()), close_file);

@@ -20,6 +20,7 @@ Json Plan::to_json() const {
   j["inputs"] = int(inputs), j["targets"] = int(targets), j["hold"] = hold, j["hold_targets"] = hold_targets;
   j["stream"] = stream, j["channels_first"] = channels_first, j["from"] = from, j["to"] = to;
   j["scale"] = scale, j["shift"] = shift, j["crop_padding"] = crop_padding, j["flip"] = flip;
+  j["documents"] = documents;
   return j;
 }
 
@@ -31,7 +32,7 @@ Plan Plan::from_json(const Json& j) {
   p.info.class_names = j["class_names"].get<std::vector<std::string>>();
   p.inputs = Element(j["inputs"].get<int>()), p.targets = Element(j["targets"].get<int>());
   p.hold = j["hold"], p.hold_targets = j["hold_targets"], p.stream = j["stream"], p.channels_first = j["channels_first"];
-  p.from = j["from"], p.to = j["to"], p.crop_padding = j["crop_padding"], p.flip = j["flip"];
+  p.from = j["from"], p.to = j["to"], p.crop_padding = j["crop_padding"], p.flip = j["flip"], p.documents = j["documents"];
   p.scale = j["scale"].get<std::vector<float>>(), p.shift = j["shift"].get<std::vector<float>>();
   return p;
 }
@@ -159,7 +160,9 @@ Plan make_plan(const DatasetOptions& options, const std::vector<Plan::Part>& par
   Info first;
   for (const auto& part : parts) {
     const auto file = sources.file(part.file);
-    const Info in = file->dataset(part.names.inputs).info();
+    const auto inputs = file->dataset(part.names.inputs);
+    inputs.check_sources();
+    const Info in = inputs.info();
     const std::string where = part.file + ":/" + in.name;
     require(Exit::bad_data, in.numeric() && !in.shape.empty(),
             "{} {} {} cannot be inputs: numbers with an axis of rows are needed", where, to_text(in.shape), in.type_text);
@@ -202,7 +205,9 @@ Plan make_plan(const DatasetOptions& options, const std::vector<Plan::Part>& par
             fmt::format("{} has {} tokens, fewer than one row of {} and the one after it", where, in.shape[0], options.length),
             Exit::bad_data);
     } else if (!part.names.targets.empty()) {
-      const Info t = file->dataset(part.names.targets).info();
+      const auto targets = file->dataset(part.names.targets);
+      targets.check_sources();
+      const Info t = targets.info();
       if (&part == &parts[0]) set_targets(plan, t, options, part.file + ":/" + t.name);
       require(Exit::bad_data, t.numeric() && !t.shape.empty() && t.shape[0] == in.shape[0], "{} has {} rows but {} has {}", where,
               in.shape[0], t.text(), t.shape.empty() ? 1 : t.shape[0]);
@@ -215,6 +220,9 @@ Plan make_plan(const DatasetOptions& options, const std::vector<Plan::Part>& par
     if (&part == &parts[0]) set_classes(plan, *file, part.names, options);
   }
   plan.hold = bytes <= std::int64_t(options.memory_limit);
+  plan.documents = options.documents;
+  require(Exit::usage, plan.documents.empty() || plan.stream, "{}: data.documents is for streams of tokens, not {} {}",
+          parts[0].file, name_of(info.kind), first.text());
   plan.crop_padding = options.crop_padding, plan.flip = options.flip;
   require(Exit::usage, info.kind == DataKind::images || (plan.crop_padding == 0 && !plan.flip),
           "{}: data.crop_padding and data.flip are for images, not {}", parts[0].file, name_of(info.kind));

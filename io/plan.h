@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "io/dataset.h"
+#include "io/memo.h"
 #include "io/names.h"
 #include "io/rows.h"
 
@@ -32,6 +33,8 @@ struct Plan {
   /// This plan's share of the rows, [from, to): of each part's tokens in their order, or of all rows in an order drawn once and
   /// for all, since files are often sorted by class.
   double from = 0, to = 1;
+  std::string note;                 ///< what became of a cache that ranks share; not sent
+  std::string documents;            ///< streams: where documents begin
   std::vector<float> scale, shift;  ///< inputs become x * scale + shift; one, or one a channel or column
 
   nlohmann::json to_json() const;
@@ -44,11 +47,13 @@ class Sources {
   explicit Sources(std::size_t cache_bytes) : engine_(std::make_shared<Engine>(cache_bytes)) {}
   const std::shared_ptr<Engine>& engine() const { return engine_; }
   std::shared_ptr<const hdf5::File> file(const std::string& path);
-  std::shared_ptr<const Rows> rows(const std::string& path, const std::string& name, hdf5::Element, bool hold);
+  std::shared_ptr<const DataManifest> manifest(const std::string& path);  ///< none: the file has none
+  std::shared_ptr<Rows> rows(const std::string& path, const std::string& name, hdf5::Element, bool hold);
 
  private:
   std::shared_ptr<Engine> engine_;
   std::map<std::string, std::shared_ptr<const hdf5::File>> files_;
+  std::map<std::string, std::shared_ptr<const DataManifest>> manifests_;
   std::map<std::string, std::shared_ptr<Rows>> rows_;
 };
 
@@ -56,7 +61,8 @@ class Sources {
 Plan make_plan(const DatasetOptions&, const std::vector<Plan::Part>&, Sources&, const Plan* training);
 /// Looks at every value that can be wrong: NaN and infinity in inputs and regression targets, labels and tokens out of range.
 /// Sets info.classes when it is not known yet; without `thorough` that is all it does.
-void scan(Plan&, Sources&, bool thorough);
+/// What it found is remembered by `memo` for files that do not change, where looking took `worth_seconds` or more.
+void scan(Plan&, Sources&, bool thorough, const Memo& memo, double worth_seconds);
 
 std::unique_ptr<Dataset> open_plan(const Plan&, Sources&);
 

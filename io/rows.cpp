@@ -34,7 +34,8 @@ Memory untouched_memory(std::size_t bytes) {
 
 }  // namespace
 
-Rows::Rows(std::shared_ptr<const hdf5::File> file, const std::string& name, hdf5::Element element, std::shared_ptr<Engine> engine)
+Rows::Rows(std::shared_ptr<const hdf5::File> file, const std::string& name, hdf5::Element element, std::shared_ptr<Engine> engine,
+           std::shared_ptr<const DataManifest> manifest)
     : engine_(std::move(engine)),
       file_(std::move(file)),
       data_(file_->dataset(name)),
@@ -43,7 +44,8 @@ Rows::Rows(std::shared_ptr<const hdf5::File> file, const std::string& name, hdf5
       count_(data_.rows()),
       width_(data_.width()),
       where_(file_->path() + ":/" + data_.info().name),
-      id_(next_id()) {
+      id_(next_id()),
+      manifest_(std::move(manifest)) {
   const auto& shape = data_.info().shape;
   const std::int64_t row = std::max<std::int64_t>(1, row_bytes());
   if (layout_.kind == Kind::chunked) {
@@ -54,8 +56,10 @@ Rows::Rows(std::shared_ptr<const hdf5::File> file, const std::string& name, hdf5
   }
   if (layout_.chunk.empty() || layout_.chunk[0] > most_band / row)
     band_rows_ = std::clamp<std::int64_t>(block_bytes / row, 1, count_);
+  if (manifest_ && layout_.kind != Kind::library) listed_ = manifest_->find(data_.info().name);
+  if (listed_ && layout_.kind == Kind::contiguous) band_rows_ = std::max<std::int64_t>(1, listed_->block / stored_row());
   bands_ = (count_ + band_rows_ - 1) / band_rows_;
-  if (layout_.kind == Kind::contiguous) descriptor_ = data_.descriptor();
+  if (layout_.kind == Kind::contiguous || listed_) descriptor_ = data_.descriptor();
   if (layout_.kind != Kind::chunked) return;
   chunk_bytes_ = std::size_t(layout_.number.bytes);
   whole_rows_ = same(layout_.number, element_);
@@ -166,21 +170,39 @@ void Rows::expect(std::int64_t first, std::int64_t count) const {
 void Rows::fill(std::int64_t band, std::byte* out) const {
   switch (layout_.kind) {
     case Kind::chunked: engine_->pool.each(across_, [&](std::int64_t i) { fill_chunk(band, i, out); }); break;
-    case Kind::contiguous: read_plain(band * band_rows_, rows_of(band), out); break;
+    case Kind::contiguous:
+      if (listed_) return fill_block(band, out);
+      read_plain(band * band_rows_, rows_of(band), out);
+      break;
     default: data_.read(element_, band * band_rows_, rows_of(band), out);
   }
 }
 
 void Rows::fill_chunk(std::int64_t band, std::int64_t across, std::byte* out) const {
   thread_local Scratch raw, decoded;
+  const std::int64_t number = across;
   Shape at(grid_.size());
   for (std::size_t axis = grid_.size(); axis-- > 1; across /= grid_[axis]) at[axis] = across % grid_[axis];
   at[0] = band;
   // A chunk of whole rows in our own form is decoded, or even read, where it is to lie.
   const bool in_place = whole_rows_ && rows_of(band) == layout_.chunk[0];
-  const auto chunk = data_.read_chunk(layout_, at, [&](std::size_t bytes) {
+  auto buffer = [&](std::size_t bytes) {
     return in_place && layout_.filters.empty() && bytes == chunk_bytes_ ? out : raw.need(bytes);
-  });
+  };
+  hdf5::Data::RawChunk chunk;
+  if (listed_) {
+    const std::int64_t index = band * across_ + number;
+    require(Exit::bad_data, index < listed_->count && listed_->chunk == layout_.chunk, "{}: the manifest is not of this file",
+            where_);
+    const auto& piece = manifest_->pieces(*listed_)[std::size_t(index)];
+    if (piece.bytes > 0) {
+      chunk = {buffer(piece.bytes), piece.bytes, piece.filter_mask};
+      read_file(std::int64_t(piece.offset), chunk.data, piece.bytes);
+      manifest_->check(*listed_, index, {chunk.data, chunk.bytes});
+    }
+  } else {
+    chunk = data_.read_chunk(layout_, at, buffer);
+  }
   std::byte* values = in_place ? out : nullptr;
   if (!chunk.data) {
     if (!values) values = decoded.need(chunk_bytes_);
@@ -220,25 +242,38 @@ void Rows::scatter(const std::byte* values, const Shape& at, std::byte* out) con
   }
 }
 
+void Rows::read_file(std::int64_t offset, std::byte* out, std::int64_t bytes) const {
+  while (bytes > 0) {
+    const auto n = pread(descriptor_, out, std::size_t(bytes), off_t(offset));
+    if (n < 0 && errno == EINTR) continue;
+    require(Exit::io, n >= 0, "{}: reading failed: {}", where_, std::strerror(errno));
+    require(Exit::bad_data, n > 0, "{}: the file ends before the values of this dataset do", where_);
+    out += n, offset += n, bytes -= n;
+  }
+}
+
+/// A band of contiguous data that the manifest knows as one block.
+void Rows::fill_block(std::int64_t index, std::byte* out) const {
+  thread_local Scratch scratch;
+  const std::int64_t rows = rows_of(index), bytes = rows * stored_row();
+  require(Exit::bad_data, index < listed_->count && listed_->block == band_rows_ * stored_row(),
+          "{}: the manifest is not of this file", where_);
+  const bool as_is = same(layout_.number, element_);
+  std::byte* stored = as_is ? out : scratch.need(std::size_t(bytes));
+  read_file(layout_.offset + index * listed_->block, stored, bytes);
+  manifest_->check(*listed_, index, {stored, std::size_t(bytes)});
+  if (!as_is) convert(layout_.number, element_, stored, out, rows * width_);
+}
+
 void Rows::read_plain(std::int64_t first, std::int64_t count, std::byte* out) const {
-  const std::int64_t stored_row = width_ * layout_.number.bytes;
-  auto read = [&](std::int64_t offset, std::byte* to, std::int64_t bytes) {
-    while (bytes > 0) {
-      const auto n = pread(descriptor_, to, std::size_t(bytes), off_t(offset));
-      if (n < 0 && errno == EINTR) continue;
-      require(Exit::io, n >= 0, "{}: reading failed: {}", where_, std::strerror(errno));
-      require(Exit::bad_data, n > 0, "{}: the file ends before the values of this dataset do", where_);
-      to += n, offset += n, bytes -= n;
-    }
-  };
-  const std::int64_t offset = layout_.offset + first * stored_row;
-  if (same(layout_.number, element_)) return read(offset, out, count * stored_row);
+  const std::int64_t offset = layout_.offset + first * stored_row();
+  if (same(layout_.number, element_)) return read_file(offset, out, count * stored_row());
   thread_local Scratch scratch;
   const std::int64_t values = count * width_, piece = block_bytes / layout_.number.bytes;
   for (std::int64_t at = 0; at < values; at += piece) {
     const std::int64_t n = std::min(piece, values - at);
     std::byte* stored = scratch.need(std::size_t(n * layout_.number.bytes));
-    read(offset + at * layout_.number.bytes, stored, n * layout_.number.bytes);
+    read_file(offset + at * layout_.number.bytes, stored, n * layout_.number.bytes);
     convert(layout_.number, element_, stored, out + at * std::int64_t(hdf5::size_of(element_)), n);
   }
 }

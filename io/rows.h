@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "io/bands.h"
+#include "io/data_manifest.h"
 #include "io/decode.h"
 #include "io/hdf5.h"
 #include "io/pool.h"
@@ -26,12 +27,15 @@ struct Engine {
 /// * contiguous: read from the file at each call;
 /// * else (chunks, and what only the library can read): bands of the cache.
 ///
-/// Chunks are read as stored, under the library's lock, and decoded on the calling thread.
+/// Chunks are read as stored, under the library's lock (with a manifest, which knows their places: without), and decoded on the
+/// calling thread.
 class Rows {
  public:
   /// Values are given as `element`. keep: memory of kept_bytes() zero bytes, which other processes of this node may share; none:
   /// not kept.
-  Rows(std::shared_ptr<const hdf5::File>, const std::string& name, hdf5::Element, std::shared_ptr<Engine>);
+  /// With a manifest of the file, every chunk or block is compared with its hash as it is read.
+  Rows(std::shared_ptr<const hdf5::File>, const std::string& name, hdf5::Element, std::shared_ptr<Engine>,
+       std::shared_ptr<const DataManifest> manifest = {});
   ~Rows();
   void keep(Memory memory);
   void keep();  ///< in memory of its own
@@ -46,7 +50,7 @@ class Rows {
   /// Rows that are read and decoded together.
   std::int64_t band_rows() const { return band_rows_; }
   /// Whether rows come from the file at each call, so that a place of their own saves a copy.
-  bool direct() const { return !kept_ && layout_.kind == hdf5::Layout::Kind::contiguous; }
+  bool direct() const { return !kept_ && !listed_ && layout_.kind == hdf5::Layout::Kind::contiguous; }
 
   /// Rows [first, first + count) one after another: in memory that `keep` holds, or in `scratch`.
   struct Block {
@@ -63,7 +67,10 @@ class Rows {
   void fill(std::int64_t band, std::byte* out) const;
   void fill_chunk(std::int64_t band, std::int64_t across, std::byte* out) const;
   void scatter(const std::byte* values, const Shape& at, std::byte* out) const;
+  void read_file(std::int64_t offset, std::byte* out, std::int64_t bytes) const;
+  void fill_block(std::int64_t index, std::byte* out) const;
   void read_plain(std::int64_t first, std::int64_t count, std::byte* out) const;
+  std::int64_t stored_row() const { return width_ * layout_.number.bytes; }
   std::int64_t rows_of(std::int64_t band) const { return std::min(band_rows_, count_ - band * band_rows_); }
   BandCache::Band band(std::int64_t index) const;
   bool fill_kept(std::int64_t band, bool wait) const;
@@ -77,13 +84,15 @@ class Rows {
   std::int64_t count_, width_;
   std::string where_;
   std::int64_t band_rows_ = 1, bands_ = 0;
-  std::uint64_t id_;             // in the cache
-  int descriptor_ = -1;          // contiguous
-  Shape grid_;                   // chunked: chunks along each axis
-  std::int64_t across_ = 1;      // chunks of a band
-  std::size_t chunk_bytes_ = 0;  // of a decoded chunk
-  bool whole_rows_ = false;      // chunks hold whole rows in the element's own form
-  Memory kept_;                  // the values, then a byte a band: absent, being read, there
+  std::uint64_t id_;  // in the cache
+  std::shared_ptr<const DataManifest> manifest_;
+  const DataManifest::Dataset* listed_ = nullptr;  // in the manifest
+  int descriptor_ = -1;                            // contiguous, or with a manifest
+  Shape grid_;                                     // chunked: chunks along each axis
+  std::int64_t across_ = 1;                        // chunks of a band
+  std::size_t chunk_bytes_ = 0;                    // of a decoded chunk
+  bool whole_rows_ = false;                        // chunks hold whole rows in the element's own form
+  Memory kept_;                                    // the values, then a byte a band: absent, being read, there
 };
 
 /// Calls f with a typed pointer to values that Rows gave.

@@ -1,5 +1,8 @@
 #include <cmath>
+#include <chrono>
+#include <cstdlib>
 #include <limits>
+#include <nlohmann/json.hpp>
 
 #include "io/plan.h"
 
@@ -66,9 +69,41 @@ std::int64_t first_outside(const Rows& rows, std::int64_t classes) {
   return found;
 }
 
+/// All that the outcome of a scan depends on; nothing when that cannot be told.
+std::string question(const Plan& plan, Sources& sources, bool thorough) {
+  std::string text = "scan " + std::string(thorough ? "all" : "labels") + "\n";
+  for (const auto& part : plan.parts)
+    for (const std::string& name : {part.names.inputs, part.names.targets}) {
+      if (name.empty()) continue;
+      const auto file = identity(sources.file(part.file)->dataset(name));
+      if (!file) return "";
+      text += *file;
+    }
+  auto rest = plan.to_json();
+  for (const char* key : {"parts", "hold", "hold_targets", "from", "to", "scale", "shift", "crop_padding", "flip", "class_names"})
+    rest.erase(key);  // change nothing
+  return text + rest.dump() + "\n";
+}
+
+void look(Plan& plan, Sources& sources, bool thorough);
+
 }  // namespace
 
-void scan(Plan& plan, Sources& sources, bool thorough) {
+void scan(Plan& plan, Sources& sources, bool thorough, const Memo& memo, double worth_seconds) {
+  const std::string asked = question(plan, sources, thorough);
+  if (const auto known = asked.empty() ? std::nullopt : memo.recall(asked)) {
+    plan.info.classes = std::strtoll(known->c_str(), nullptr, 10);
+    return;
+  }
+  const auto begin = std::chrono::steady_clock::now();
+  look(plan, sources, thorough);
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  if (!asked.empty() && seconds >= worth_seconds) memo.keep(asked, std::to_string(plan.info.classes));
+}
+
+namespace {
+
+void look(Plan& plan, Sources& sources, bool thorough) {
   auto& info = plan.info;
   const bool tokens = info.kind == DataKind::tokens;
   std::vector<std::shared_ptr<const Rows>> whole_numbers;
@@ -101,5 +136,7 @@ void scan(Plan& plan, Sources& sources, bool thorough) {
   }
   if (info.classes == 0 && !whole_numbers.empty()) info.classes = high + 1;
 }
+
+}  // namespace
 
 }  // namespace lockstep::io

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <cstdlib>
+
 #include "core/nn/convnet.h"
 #include "core/nn/gpt.h"
 #include "core/nn/mlp.h"
@@ -28,6 +30,12 @@ Unary to_unary(const std::string& name) {
                               {"silu", Unary::silu}});
 }
 
+/// Where the program remembers which files it has looked through.
+std::string notes_folder() {
+  const char *cache = std::getenv("XDG_CACHE_HOME"), *home = std::getenv("HOME");
+  return cache && *cache ? std::string(cache) + "/lockstep" : home && *home ? std::string(home) + "/.cache/lockstep" : "";
+}
+
 }  // namespace
 
 DType to_dtype(const std::string& precision) {
@@ -52,6 +60,11 @@ io::DatasetOptions dataset_options(const Config& c) {
   o.deviation.assign(c.data.deviation.begin(), c.data.deviation.end());
   o.memory_limit = std::size_t(c.data.memory_mib * (1 << 20));
   o.scan = c.data.scan;
+  o.notes = notes_folder();
+  o.node_cache = c.data.cache == "node";
+  o.documents = c.data.documents;
+  o.crop_padding = c.data.crop_padding;
+  o.flip = c.data.flip;
   return o;
 }
 

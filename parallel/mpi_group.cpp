@@ -3,6 +3,7 @@
 
 #include "parallel/mpi_check.h"
 #include "parallel/open_communicator.h"
+#include "parallel/shared_memory.h"
 
 namespace lockstep::parallel {
 namespace {
@@ -12,7 +13,8 @@ class MpiGroup final : public Group {
   explicit MpiGroup(MPI_Comm comm) : comm_(comm) {
     MPI_Comm machine = MPI_COMM_NULL;
     check_mpi(MPI_Comm_split_type(comm_, MPI_COMM_TYPE_SHARED, rank(), MPI_INFO_NULL, &machine));
-    MpiHandle node(machine);
+    machine_ = std::make_unique<MpiHandle>(machine);
+    const MpiHandle& node = *machine_;
     node_rank_ = node.rank;
     node_size_ = node.size;
     // Machines are numbered by the order of their first ranks.
@@ -61,6 +63,10 @@ class MpiGroup final : public Group {
     check_mpi(MPI_Allgather(&value, 1, MPI_DOUBLE, values.data(), 1, MPI_DOUBLE, comm_));
     return std::accumulate(values.begin(), values.end(), 0.0);
   }
+  std::shared_ptr<std::byte> node_memory(std::size_t bytes) override {
+    auto memory = share_block(*machine_, bytes);
+    return all(memory != nullptr) ? memory : nullptr;
+  }
   bool all(bool value) override {
     int mine = value, everyone = 0;
     check_mpi(MPI_Allreduce(&mine, &everyone, 1, MPI_INT, MPI_LAND, comm_));
@@ -70,6 +76,7 @@ class MpiGroup final : public Group {
  private:
   static constexpr std::int64_t piece = 1 << 30;
   MpiHandle comm_;
+  std::unique_ptr<MpiHandle> machine_;  // its ranks
   int node_ = 0, node_rank_ = 0, node_size_ = 1;
 };
 

@@ -93,4 +93,26 @@ SharedMemory share_memory(MPI_Comm comm, std::size_t bytes) {
   return memory;
 }
 
+Memory share_block(MPI_Comm machine, std::size_t bytes) {
+  int rank = 0;
+  check_mpi(MPI_Comm_rank(machine, &rank));
+  bytes = std::max<std::size_t>(bytes, sizeof(std::uint64_t));
+  File file(rank == 0 ? memfd_create("lockstep", MFD_CLOEXEC) : -1);
+  const bool made = rank != 0 || (file.number >= 0 && ftruncate(file.number, off_t(bytes)) == 0);
+  auto mapping = std::make_shared<Mapping>(rank == 0 && made ? file.number : -1, bytes);
+  Address address{getpid(), file.number, std::random_device()() + (std::uint64_t(std::random_device()()) << 32)};
+  if (mapping->data) std::memcpy(mapping->data, &address.token, sizeof address.token);
+  check_mpi(MPI_Bcast(&address, sizeof address, MPI_BYTE, 0, machine));  // the owner has marked it
+  if (rank != 0 && address.file >= 0) {
+    const std::string path = "/proc/" + std::to_string(address.process) + "/fd/" + std::to_string(address.file);
+    File theirs(open(path.c_str(), O_RDWR | O_CLOEXEC));
+    mapping = std::make_shared<Mapping>(theirs.number, bytes);
+  }
+  const bool found = mapping->data && std::memcmp(mapping->data, &address.token, sizeof address.token) == 0;
+  if (!agreed(machine, found)) return {};
+  if (rank == 0) std::memset(mapping->data, 0, sizeof address.token);
+  check_mpi(MPI_Barrier(machine));
+  return Memory(mapping->data, [mapping](std::byte*) {});
+}
+
 }  // namespace lockstep::parallel

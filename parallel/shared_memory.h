@@ -23,4 +23,8 @@ struct SharedMemory {
 /// giving the memory back is not.
 SharedMemory share_memory(MPI_Comm comm, std::size_t bytes);
 
+/// One piece of `bytes` zeroed bytes for all ranks of `machine`, which are on one machine; absent on every rank when there is no
+/// memory to be had. Its pages are taken when they are touched. Collective; giving it back is not.
+Memory share_block(MPI_Comm machine, std::size_t bytes);
+
 }  // namespace lockstep::parallel

@@ -258,6 +258,15 @@ with h5.File('wide.h5', 'w') as f: f['x'], f['y'] = np.zeros((4, 3), 'f4'), np.z
   expect_error(Exit::bad_data, {"wide.h5", "does not match"}, [&] {
     open({.paths = {folder / "part0.h5", folder / "wide.h5"}});
   });
+  expect_error(Exit::bad_data, {(folder / "gone.h5") + ", " + (folder / "away.h5: no such file")}, [&] {
+    open({.paths = {folder / "gone.h5", folder / "part0.h5", folder / "away.h5"}});
+  });
+  for (int i : {0, 1, 2, 4})
+    std::filesystem::copy_file(folder / "part0.h5", folder / ("s-0000" + std::to_string(i) + "-of-00006.h5"));
+  expect_error(Exit::bad_data, {"2 of 6 shards are missing", "s-00003-of-00006.h5, ", "s-00005-of-00006.h5"},
+               [&] { open({.paths = {folder / "s-*.h5"}}); });
+  for (int i : {3, 5}) std::filesystem::copy_file(folder / "part0.h5", folder / ("s-0000" + std::to_string(i) + "-of-00006.h5"));
+  EXPECT_EQ(open({.paths = {folder / "s-*.h5"}}).train->rows(), 42);
   expect_error(Exit::bad_data, {"no file matches"}, [&] { open({.paths = {folder / "shard*.h5"}}); });
 }
 
@@ -322,6 +331,178 @@ make('none.h5')
   expect_error(Exit::usage, {"data.validation = 1.5"}, [&] { open({.paths = {folder / "good.h5"}, .validation = "1.5"}); });
   // Without the scan nothing is refused.
   EXPECT_EQ(open({.paths = {folder / "nan.h5"}, .scan = false}).train->rows(), 10);
+}
+
+TEST(Dataset, AVirtualDatasetWithoutItsSourcesIsAnError) {
+  NEEDS_H5PY();
+  Folder folder;
+  python(folder, R"(
+import os
+os.mkdir('parts')
+for i in range(3):
+  with h5.File('parts/p%d.h5' % i, 'w') as f: f['x'] = np.full((5, 2), i, 'f4')
+def show(name, rows, sources):
+  layout = h5.VirtualLayout((rows, 2), 'f4')
+  for i, (file, n) in enumerate(sources): layout[5 * i:5 * i + n] = h5.VirtualSource(file, 'x', (n, 2))
+  with h5.File(name, 'w') as f: f.create_virtual_dataset('x', layout, fillvalue=-1); f['y'] = np.zeros(rows, 'i4')
+show('good.h5', 15, [('parts/p%d.h5' % i, 5) for i in range(3)])
+show('gone.h5', 15, [('parts/p%d.h5' % i, 5) for i in (0, 1, 7)])
+show('gap.h5', 15, [('parts/p%d.h5' % i, 5) for i in range(2)])
+show('short.h5', 12, [('parts/p0.h5', 5), ('parts/p1.h5', 7)])
+with h5.File('own.h5', 'w') as f:
+  f['a'] = np.ones((4, 2), 'f4'); f['y'] = np.zeros(4, 'i4')
+  layout = h5.VirtualLayout((4, 2), 'f4'); layout[:] = h5.VirtualSource(f['a']); f.create_virtual_dataset('x', layout)
+)");
+  const auto good = open({.paths = {folder / "good.h5"}});
+  EXPECT_EQ(read_all(*good.train).inputs[14], 1.f);
+  EXPECT_EQ(read_all(*open({.paths = {folder / "own.h5"}, .inputs = "x", .labels = "y"}).train).inputs, std::vector<float>(8, 1));
+  // A source that is open for something else too, before the virtual dataset is read.
+  const auto both =
+      open({.paths = {folder / "parts/p2.h5", folder / "good.h5"}, .labels = "none", .memory_limit = 0, .scan = false});
+  const auto shown = read_all(*both.train).inputs;
+  EXPECT_EQ(shown[29], 1.f);
+  EXPECT_EQ(shown[35], 2.f) << "the source that is open twice reads as fill values";
+  expect_error(Exit::bad_data, {"gone.h5: 'x' shows values of parts/p7.h5:/x, which is missing"},
+               [&] { open({.paths = {folder / "gone.h5"}}); });
+  expect_error(Exit::bad_data, {"gap.h5: 'x' (15, 2) has sources for only 20 of its 30 values"},
+               [&] { open({.paths = {folder / "gap.h5"}}); });
+  expect_error(Exit::bad_data, {"short.h5: 'x' shows values of parts/p1.h5:/x, which has only the shape (5, 2)"},
+               [&] { open({.paths = {folder / "short.h5"}}); });
+}
+
+TEST(Dataset, RowsOfTokensStayInTheirDocuments) {
+  NEEDS_H5PY();
+  Folder folder;
+  python(folder, R"(
+lengths = [9, 3, 0, 5, 4, 20]
+tokens = np.concatenate([np.full(n, i) * 10 + np.arange(n) % 10 for i, n in enumerate(lengths)]).astype('u2')
+ends = np.cumsum(lengths)
+for name, edges in dict(starts=ends - lengths, ends=ends, both=np.concatenate([[0], ends]), falling=[0, 9, 5], beyond=[0, 99]).items():
+  with h5.File(name + '.h5', 'w') as f: f['tokens'], f['edges'] = tokens, np.array(edges, '>i8' if name == 'ends' else 'u4')
+)");
+  for (const char* name : {"starts", "ends", "both"}) {
+    SCOPED_TRACE(name);
+    for (std::size_t limit : {0, 1 << 30}) {
+      const auto opened =
+          open({.paths = {folder / (name + std::string(".h5"))}, .length = 4, .memory_limit = limit, .documents = "edges"});
+      // Of 9 tokens: 0 to 3 and 4 to 7. Of 5: one row. Of 20: five, the last one moved back to end with its document.
+      const auto values = read_all(*opened.train);
+      ASSERT_EQ(values.inputs, (std::vector<float>{0,  1,  2,  3,  4,  5,  6,  7,  30, 31, 32, 33, 50, 51, 52, 53,
+                                                   54, 55, 56, 57, 58, 59, 50, 51, 52, 53, 54, 55, 55, 56, 57, 58}));
+      for (std::size_t i = 0; i < values.inputs.size(); ++i)
+        ASSERT_EQ(int(values.inputs[i]) / 10, int(values.targets[i]) / 10) << "a row crosses into another document";
+      EXPECT_EQ(values.targets.back(), 59.f);
+      EXPECT_NE(opened.train->info().text.find("5 documents (2 of them shorter than a row, left out)"), std::string::npos)
+          << opened.train->info().text;
+    }
+  }
+  auto refuse = [&](const std::string& name, const std::string& documents, const std::vector<std::string>& parts) {
+    expect_error(Exit::bad_data, parts, [&] { open({.paths = {folder / name}, .length = 4, .documents = documents}); });
+  };
+  refuse("falling.h5", "edges", {"falling.h5: 'edges' does not rise"});
+  refuse("beyond.h5", "edges", {"beyond.h5: 'edges' does not rise from 0 to the 41 tokens"});
+  refuse("both.h5", "nothing", {"both.h5: there is no dataset 'nothing' (data.documents)"});
+}
+
+TEST(Dataset, CropsAndFlipsAreDecidedByTheirKey) {
+  NEEDS_H5PY();
+  Folder folder;
+  python(folder, R"(
+x = np.random.randint(1, 256, (12, 5, 6, 3)).astype('u1')
+with h5.File('last.h5', 'w') as f: f['images'], f['labels'] = x, np.zeros(12, 'i4')
+with h5.File('first.h5', 'w') as f: f['images'], f['labels'] = x.transpose(0, 3, 1, 2), np.zeros(12, 'i4')
+)");
+  const DatasetOptions options = {
+      .paths = {folder / "last.h5"}, .crop_padding = 2, .flip = true, .mean = {0.5f}, .deviation = {2}};
+  const auto opened = open(options);
+  auto first_options = options;
+  first_options.paths = {folder / "first.h5"}, first_options.channels_first = true, first_options.memory_limit = 0;
+  const auto first = open(first_options);
+  const auto plain = read_all(*opened.train).inputs;  // without a key nothing is drawn
+  const std::vector<std::int64_t> rows = {3, 3, 11, 0, 7, 3, 2, 5};
+  const std::int64_t n = 5 * 6 * 3;
+  auto read = [&](const Dataset& data, const RandomKey& key, std::span<const std::int64_t> some) {
+    std::vector<float> inputs(some.size() * std::size_t(n));
+    std::vector<std::int32_t> labels(some.size());
+    data.read(some, {inputs.data(), std::int64_t(inputs.size())}, {labels.data(), std::int64_t(labels.size()), DType::i32}, &key);
+    return inputs;
+  };
+  const float black = (0 - 0.5f) / 2;
+  bool moved = false, mirrored = false;
+  for (std::uint64_t step = 0; step < 20; ++step) {
+    const RandomKey key{.seed = 7, .step = step, .lane = 1};
+    const auto got = read(*opened.train, key, rows);
+    ASSERT_EQ(got, read(*first.train, key, rows)) << "layout or storage changes the draw";
+    const auto half = read(*opened.train, key, std::span(rows).first(4));
+    ASSERT_TRUE(std::equal(half.begin(), half.end(), got.begin())) << "a place's draw depends on the rows beside it";
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      // Some shift by at most two pixels, mirrored or not, of the padded image explains every pixel.
+      int fits = 0;
+      for (int down = -2; down <= 2; ++down)
+        for (int right = -2; right <= 2; ++right)
+          for (bool flip : {false, true}) {
+            bool same = true;
+            for (int y = 0; y < 5 && same; ++y)
+              for (int x = 0; x < 6 && same; ++x)
+                for (int c = 0; c < 3 && same; ++c) {
+                  const int sy = y + down, sx = (flip ? 5 - x : x) + right;
+                  const float want =
+                      sy < 0 || sy >= 5 || sx < 0 || sx >= 6 ? black : plain[std::size_t(rows[i] * n + (sy * 6 + sx) * 3 + c)];
+                  same = std::abs(got[i * std::size_t(n) + std::size_t((y * 6 + x) * 3 + c)] - want) < 1e-6f;
+                }
+            if (same) ++fits, moved |= down != 0 || right != 0, mirrored |= flip;
+          }
+      ASSERT_EQ(fits, 1) << "step " << step << " place " << i;
+    }
+  }
+  EXPECT_TRUE(moved && mirrored);
+  EXPECT_NE(read(*opened.train, {.seed = 7, .step = 1}, rows), read(*opened.train, {.seed = 8, .step = 1}, rows));
+  expect_error(Exit::usage, {"data.crop_padding"},
+               [&] { open({.paths = {folder / "last.h5"}, .kind = DataKind::table, .flip = true}); });
+}
+
+TEST(Dataset, WhatWasLookedThroughIsRememberedUntilTheFileChanges) {
+  NEEDS_H5PY();
+  Folder folder;
+  auto make = [&](const std::string& more) {
+    python(folder, R"(
+x, y = np.ones((50, 3), 'f4'), np.arange(50) % 7
+)" + more + R"(
+with h5.File('data.h5', 'w') as f: f['x'], f['y'] = x, y
+)");
+  };
+  const DatasetOptions options = {.paths = {folder / "data.h5"}, .notes = folder / "notes/deep", .notes_after = 0};
+  auto notes = [&] {
+    int n = 0;
+    for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(options.notes)) ++n;
+    return n;
+  };
+  make("");
+  EXPECT_EQ(open(options).train->info().classes, 7);
+  EXPECT_EQ(notes(), 1);
+  const std::string note = std::filesystem::directory_iterator(options.notes)->path();
+  const std::string good = read_file(note);
+  EXPECT_EQ(open(options).train->info().classes, 7);
+  EXPECT_EQ(notes(), 1);
+  // A damaged note is not, and a scan that is asked for otherwise has its own.
+  std::string bad = good;
+  bad.back() = '9';
+  write_file(note, bad);
+  EXPECT_EQ(open(options).train->info().classes, 7);
+  EXPECT_EQ(read_file(note), good) << "the note was written again";
+  auto other = options;
+  other.classes = 8;
+  EXPECT_EQ(open(other).train->info().classes, 8);
+  EXPECT_EQ(notes(), 2);
+  // A changed file is looked through again.
+  make("x[20, 1] = np.nan");
+  expect_error(Exit::bad_data, {"row 20, value 1 of 3 is NaN"}, [&] { open(options); });
+  EXPECT_EQ(notes(), 2);
+  make("y[3] = 11");
+  EXPECT_EQ(open(options).train->info().classes, 12);
+  // A folder that cannot be is no obstacle.
+  other.notes = folder / "data.h5/notes";
+  EXPECT_EQ(open({.paths = {folder / "data.h5"}, .notes = other.notes, .notes_after = 0}).train->info().classes, 12);
 }
 
 TEST(Dataset, ReadsFromSeveralThreads) {

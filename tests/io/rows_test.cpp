@@ -195,6 +195,58 @@ with h5.File('short.h5', 'w') as f: f['x'] = x; at = f['x'].id.get_offset()
   expect_error(Exit::bad_data, {"short.h5:/x", "ends before"}, [&] { rows.get(30, 10, scratch); });
 }
 
+TEST(Rows, WithAManifestEveryPieceIsCompared) {
+  NEEDS_H5PY();
+  Folder folder;
+  python(folder, start + R"(
+f = files['good.h5'] = h5.File('good.h5', 'w', userblock_size=512)
+f['plain'] = values('u1', (7000, 30)); f['double'] = values('>f8', (300, 100)); f['wide'] = values('f4', (3, 40000))
+f.create_dataset('chunks', data=values('>i2', (37, 11, 5)), chunks=(8, 4, 5))
+f.create_dataset('deflate', data=values('u1', (40, 50)), chunks=(8, 50), compression='gzip', fletcher32=True)
+f.create_dataset('holes', (64, 3), 'f4', chunks=(8, 2), fillvalue=5)[20:30, 1] = 7
+for n in f: put('good.h5', n)
+f.close()
+)");
+  const std::string path = folder / "good.h5";
+  write_manifest(path, DataManifest::path_of(path));
+  const std::string good = read_file(path), expected = read_file(folder / "expected.bin");
+  const auto manifest = std::make_shared<const DataManifest>(*DataManifest::load(path));
+  std::istringstream names(read_file(folder / "names.txt"));
+  std::mt19937 random(12);
+  const char* at = expected.data();
+  std::string file, name;
+  std::int64_t size = 0;
+  int whole = 0;
+  for (int sets = 0; names >> file >> name >> size >> whole; at += size * (whole ? 8 : 4), ++sets) {
+    const auto& listed = *manifest->find(name);
+    for (bool keep : {false, true}) {
+      {
+        Rows rows(std::make_shared<const hdf5::File>(hdf5::File::open(path)), name, Element::f32,
+                  std::make_shared<Engine>(1 << 20), manifest);
+        if (keep) rows.keep();
+        expect_rows(rows, reinterpret_cast<const float*>(at), random);
+      }
+      // One bit of each piece in turn: reading everything is an error that names the dataset.
+      for (const auto& piece : manifest->pieces(listed)) {
+        if (piece.bytes == 0) continue;
+        std::string bad = good;
+        bad[piece.offset + random() % piece.bytes] ^= char(1 << random() % 8);
+        write_file(path, bad);
+        Rows rows(std::make_shared<const hdf5::File>(hdf5::File::open(path)), name, Element::f32,
+                  std::make_shared<Engine>(1 << 20), manifest);
+        if (keep) rows.keep();
+        Scratch scratch;
+        expect_error(Exit::bad_data, {"good.h5:/" + name, "is not what was written"},
+                     [&] { rows.get(0, rows.count(), scratch); });
+        write_file(path, good);
+        if (keep && random() % 4) break;
+      }
+    }
+    ASSERT_LT(sets, 6);
+  }
+  EXPECT_EQ(at, expected.data() + expected.size());
+}
+
 TEST(Rows, ACacheTheSizeOfTheWindowDecodesEachChunkOnce) {
   NEEDS_H5PY();
   Folder folder;
