@@ -40,23 +40,37 @@ struct Descs {
   }
   Desc any_weights(DType d) const { return Desc(w_dims, onednn::type_of(d), memory::format_tag::any); }
   /// What to ask oneDNN for: our images, or (`free`) images in any layout.
-  onednn::ConvolutionDescs request(const ConvolutionShape& s, bool free) const {
+  onednn::ConvolutionDescs request(const ConvolutionShape& s, bool free, dnnl::algorithm algorithm) const {
     auto any = memory::format_tag::any;
     return {free ? Desc(x_dims, onednn::type_of(dtype), any) : x,
             any_weights(dtype),
             free ? Desc(y_dims, onednn::type_of(dtype), any) : y,
             {s.stride, s.stride},
             {s.dilation - 1, s.dilation - 1},
-            {s.padding, s.padding}};
+            {s.padding, s.padding},
+            algorithm};
   }
 };
 
-/// The plan that make(free) finds: with our images, unless that is reference code and free images are not.
+/// Whether Winograd's algorithm (Lavin & Gray 2016) pays: it halves the work of wide 3 x 3 kernels, whose images are small beside
+/// their weights, so that turning them to its layout costs little.
+bool suits_winograd(const ConvolutionShape& s, DType dtype) {
+  return dtype == DType::f32 && s.kernel_height == 3 && s.kernel_width == 3 && s.stride == 1 && s.dilation == 1 &&
+         s.groups == 1 && s.in >= 256 && s.out >= 256;
+}
+
+/// The plan that make(free, algorithm) finds: Winograd's where it pays and exists, else with our images, unless that is reference
+/// code and free images are not.
 template <class Make>
-auto best(Make make) {
-  auto ours = make(false);
+auto best(const ConvolutionShape& s, DType dtype, Make make) {
+  constexpr auto direct = dnnl::algorithm::convolution_direct;
+  if (suits_winograd(s, dtype)) try {
+      return make(true, dnnl::algorithm::convolution_winograd);
+    } catch (const dnnl::error&) {  // this oneDNN or this processor has none: what follows works everywhere
+    }
+  auto ours = make(false, direct);
   if (std::string(ours.impl_info_str()).find("ref") == std::string::npos) return ours;
-  auto free = make(true);
+  auto free = make(true, direct);
   return std::string(free.impl_info_str()).find("ref") == std::string::npos ? free : ours;
 }
 
@@ -65,7 +79,9 @@ void forward(const Queue& q, const ConvolutionShape& s, View y, View x, View w, 
   CpuPlan& plan = libraries.plan(key_of(Pass::forward, s, x.dtype, w.dtype, bool(bias)), [&] {
     Descs d(s, x.dtype, w.dtype);
     Desc b({s.out}, onednn::type_of(x.dtype), memory::format_tag::x);
-    auto made = best([&](bool free) { return onednn::convolution(libraries.engine, d.request(s, free), bias ? &b : nullptr); });
+    auto made = best(s, x.dtype, [&](bool free, dnnl::algorithm algorithm) {
+      return onednn::convolution(libraries.engine, d.request(s, free, algorithm), bias ? &b : nullptr);
+    });
     CpuPlan plan(libraries.engine, dnnl::convolution_forward(made));
     plan.writes(DNNL_ARG_DST, d.y, made.dst_desc())
         .reads(DNNL_ARG_SRC, d.x, made.src_desc())
@@ -83,7 +99,9 @@ void backward_data(const Queue& q, const ConvolutionShape& s, View dx, View dy, 
   CpuLibraries& libraries = *q.cpu;
   CpuPlan& plan = libraries.plan(key_of(Pass::data, s, dx.dtype, w.dtype, false), [&] {
     Descs d(s, dx.dtype, w.dtype);
-    auto made = best([&](bool free) { return onednn::convolution_backward_data(libraries.engine, d.request(s, free)); });
+    auto made = best(s, dx.dtype, [&](bool free, dnnl::algorithm algorithm) {
+      return onednn::convolution_backward_data(libraries.engine, d.request(s, free, algorithm));
+    });
     CpuPlan plan(libraries.engine, dnnl::convolution_backward_data(made));
     plan.writes(DNNL_ARG_DIFF_SRC, d.x, made.diff_src_desc())
         .reads(DNNL_ARG_DIFF_DST, d.y, made.diff_dst_desc())
@@ -97,8 +115,8 @@ void backward_weights(const Queue& q, const ConvolutionShape& s, View dw, View d
   CpuLibraries& libraries = *q.cpu;
   CpuPlan& plan = libraries.plan(key_of(Pass::weights, s, x.dtype, dw.dtype, false), [&] {
     Descs d(s, x.dtype, dw.dtype);
-    auto made = best([&](bool free) {
-      return onednn::convolution_backward_weights(libraries.engine, d.request(s, free), d.any_weights(dw.dtype));
+    auto made = best(s, x.dtype, [&](bool free, dnnl::algorithm algorithm) {
+      return onednn::convolution_backward_weights(libraries.engine, d.request(s, free, algorithm), d.any_weights(dw.dtype));
     });
     CpuPlan plan(libraries.engine, dnnl::convolution_backward_weights(made));
     plan.writes(DNNL_ARG_DIFF_WEIGHTS, d.w, made.diff_weights_desc())

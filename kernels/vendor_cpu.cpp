@@ -89,7 +89,6 @@ dnnl::memory::data_type type_of(DType d) {
 }
 
 namespace {
-constexpr auto direct = dnnl::algorithm::convolution_direct;
 constexpr auto training = dnnl::prop_kind::forward_training;
 }  // namespace
 
@@ -106,18 +105,18 @@ dnnl::matmul::primitive_desc matmul(const dnnl::engine& e, const Desc& a, const 
 
 dnnl::convolution_forward::primitive_desc convolution(const dnnl::engine& e, const ConvolutionDescs& d, const Desc* bias) {
   using Op = dnnl::convolution_forward;
-  return {bias ? Op::desc(training, direct, d.x, d.w, *bias, d.y, d.strides, d.dilations, d.padding, d.padding)
-               : Op::desc(training, direct, d.x, d.w, d.y, d.strides, d.dilations, d.padding, d.padding),
+  return {bias ? Op::desc(training, d.algorithm, d.x, d.w, *bias, d.y, d.strides, d.dilations, d.padding, d.padding)
+               : Op::desc(training, d.algorithm, d.x, d.w, d.y, d.strides, d.dilations, d.padding, d.padding),
           e};
 }
 
 dnnl::convolution_backward_data::primitive_desc convolution_backward_data(const dnnl::engine& e, const ConvolutionDescs& d) {
-  return {{direct, d.x, d.w, d.y, d.strides, d.dilations, d.padding, d.padding}, e, convolution(e, d, nullptr)};
+  return {{d.algorithm, d.x, d.w, d.y, d.strides, d.dilations, d.padding, d.padding}, e, convolution(e, d, nullptr)};
 }
 
 dnnl::convolution_backward_weights::primitive_desc convolution_backward_weights(const dnnl::engine& e, const ConvolutionDescs& d,
                                                                                 const Desc& dw) {
-  return {{direct, d.x, dw, d.y, d.strides, d.dilations, d.padding, d.padding}, e, convolution(e, d, nullptr)};
+  return {{d.algorithm, d.x, dw, d.y, d.strides, d.dilations, d.padding, d.padding}, e, convolution(e, d, nullptr)};
 }
 
 #else
@@ -134,17 +133,17 @@ dnnl::matmul::primitive_desc matmul(const dnnl::engine& e, const Desc& a, const 
 
 dnnl::convolution_forward::primitive_desc convolution(const dnnl::engine& e, const ConvolutionDescs& d, const Desc* bias) {
   using Plan = dnnl::convolution_forward::primitive_desc;
-  return bias ? Plan(e, training, direct, d.x, d.w, *bias, d.y, d.strides, d.dilations, d.padding, d.padding)
-              : Plan(e, training, direct, d.x, d.w, d.y, d.strides, d.dilations, d.padding, d.padding);
+  return bias ? Plan(e, training, d.algorithm, d.x, d.w, *bias, d.y, d.strides, d.dilations, d.padding, d.padding)
+              : Plan(e, training, d.algorithm, d.x, d.w, d.y, d.strides, d.dilations, d.padding, d.padding);
 }
 
 dnnl::convolution_backward_data::primitive_desc convolution_backward_data(const dnnl::engine& e, const ConvolutionDescs& d) {
-  return {e, direct, d.x, d.w, d.y, d.strides, d.dilations, d.padding, d.padding, convolution(e, d, nullptr)};
+  return {e, d.algorithm, d.x, d.w, d.y, d.strides, d.dilations, d.padding, d.padding, convolution(e, d, nullptr)};
 }
 
 dnnl::convolution_backward_weights::primitive_desc convolution_backward_weights(const dnnl::engine& e, const ConvolutionDescs& d,
                                                                                 const Desc& dw) {
-  return {e, direct, d.x, dw, d.y, d.strides, d.dilations, d.padding, d.padding, convolution(e, d, nullptr)};
+  return {e, d.algorithm, d.x, dw, d.y, d.strides, d.dilations, d.padding, d.padding, convolution(e, d, nullptr)};
 }
 
 #endif

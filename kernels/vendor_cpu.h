@@ -97,6 +97,7 @@ dnnl::matmul::primitive_desc matmul(const dnnl::engine&, const Desc& a, const De
 struct ConvolutionDescs {
   Desc x, w, y;
   dnnl::memory::dims strides, dilations, padding;
+  dnnl::algorithm algorithm = dnnl::algorithm::convolution_direct;
 };
 dnnl::convolution_forward::primitive_desc convolution(const dnnl::engine&, const ConvolutionDescs&, const Desc* bias);
 dnnl::convolution_backward_data::primitive_desc convolution_backward_data(const dnnl::engine&, const ConvolutionDescs&);

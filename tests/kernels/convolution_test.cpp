@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 
@@ -53,6 +55,56 @@ TEST(Convolution, Golden) {
           device, w.shape(), parameters, dtype, c["dw"].values,
           [&](View dw, Write write) { kernels::convolution_backward_weights(q, s, dw, dy.view(), x.view(), write); }, "dw");
   });
+}
+
+/// Wide 3 x 3 kernels take Winograd's algorithm where the library has it: the sums must stay those of the definition.
+TEST(Convolution, Wide) {
+  ConvolutionShape s{
+      .batch = 2, .height = 7, .width = 6, .in = 256, .out = 272, .kernel_height = 3, .kernel_width = 3, .padding = 1};
+  const std::int64_t images = s.batch * s.height * s.width;
+  auto x_values = random_values(images * s.in, 1), w_values = random_values(s.out * 9 * s.in, 2),
+       dy_values = random_values(images * s.out, 3);
+  std::vector<double> y(std::size_t(images * s.out)), dx(std::size_t(images * s.in)), dw(std::size_t(s.out * 9 * s.in));
+  for (std::int64_t n = 0; n < s.batch; ++n)
+    for (std::int64_t h = 0; h < s.height; ++h)
+      for (std::int64_t w = 0; w < s.width; ++w)
+        for (std::int64_t tap = 0; tap < 9; ++tap) {
+          std::int64_t from_h = h + tap / 3 - 1, from_w = w + tap % 3 - 1;
+          if (from_h < 0 || from_h >= s.height || from_w < 0 || from_w >= s.width) continue;
+          for (std::int64_t o = 0; o < s.out; ++o) {
+            auto at_y = std::size_t(((n * s.height + h) * s.width + w) * s.out + o);
+            auto at_x = std::size_t(((n * s.height + from_h) * s.width + from_w) * s.in),
+                 at_w = std::size_t((o * 9 + tap) * s.in);
+            for (std::size_t i = 0; i < std::size_t(s.in); ++i) {
+              y[at_y] += double(x_values[at_x + i]) * w_values[at_w + i];
+              dx[at_x + i] += double(dy_values[at_y]) * w_values[at_w + i];
+              dw[at_w + i] += double(dy_values[at_y]) * x_values[at_x + i];
+            }
+          }
+        }
+  auto largest_error = [](const std::vector<float>& found, const std::vector<double>& wanted) {
+    double error = 0, most = 0;
+    for (std::size_t i = 0; i < wanted.size(); ++i) {
+      error = std::max(error, std::abs(double(found[i]) - wanted[i]));
+      most = std::max(most, std::abs(wanted[i]));
+    }
+    return error / most;
+  };
+  for (auto& owner : devices()) {
+    Device& device = *owner;
+    const Queue& q = device.queue();
+    Tensor x(device, {images * s.in}), w(device, {s.out * 9 * s.in}), up(device, {images * s.out});
+    upload(q, x, x_values);
+    upload(q, w, w_values);
+    upload(q, up, dy_values);
+    Tensor out(device, {images * s.out}), to_x(device, {images * s.in}), to_w(device, {s.out * 9 * s.in});
+    kernels::convolution(q, s, out.view(), x.view(), w.view(), {});
+    kernels::convolution_backward_data(q, s, to_x.view(), up.view(), w.view(), Write::overwrite);
+    kernels::convolution_backward_weights(q, s, to_w.view(), up.view(), x.view(), Write::overwrite);
+    EXPECT_LT(largest_error(download(q, out), y), 1e-5);
+    EXPECT_LT(largest_error(download(q, to_x), dx), 1e-5);
+    EXPECT_LT(largest_error(download(q, to_w), dw), 1e-5);
+  }
 }
 
 TEST(Convolution, Derivatives) {
