@@ -49,11 +49,16 @@ RunData open_data(const Config& c, Group& group) {
   return data;
 }
 
-void resolve_order(Config& c, const RunData& data) {
+void resolve_order(Config& c, const RunData& data, Group& group) {
   const auto chunks = data.train->chunks();
   if (c.data.shuffle == "automatic") c.data.shuffle = name_of(io::choose_shuffle(chunks));
   if (c.data.shuffle == "window" && !c.data.window)
     c.data.window = io::choose_window(chunks, int(c.train.lanes), std::int64_t(c.data.memory_mib * (1 << 20)));
+  const auto all = group.gather(fmt::format("{} rows, shuffle {}, window {}, chunks {}", data.train->rows(), c.data.shuffle,
+                                            c.data.window.value_or(0), layout_text(c, *data.train)));
+  for (std::size_t r = 1; r < all.size(); ++r)
+    require(Exit::diverged, all[r] == all[0], "rank {} would read its data in another order than rank 0: {}; {}", r, all[r],
+            all[0]);
 }
 
 io::LoaderOptions loader_options(const Config& c, const RunData& data) {

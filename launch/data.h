@@ -18,7 +18,8 @@ RunData open_data(const Config&, Group&);
 std::vector<std::string> data_files(const Config&);
 
 /// Fills in data.shuffle and data.window where they are left to the data, so that the configuration says all about the order.
-void resolve_order(Config&, const RunData&);
+/// Collective: ranks that would read in different orders are an Error (diverged).
+void resolve_order(Config&, const RunData&, Group&);
 /// How the loader orders rows; the caller adds this rank's lanes.
 io::LoaderOptions loader_options(const Config&, const RunData&);
 

@@ -53,7 +53,7 @@ RunData open_run_data(Session& session, Config& c) {
   resolve_size(c);
   RunData data = open_data(c, session.group());
   resolve_model(c, data.train->info());
-  resolve_order(c, data);
+  resolve_order(c, data, session.group());
   return data;
 }
 
