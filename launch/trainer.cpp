@@ -348,8 +348,8 @@ class Trainer {
                              session_.threads() == 1 ? "thread" : "threads", t.lanes, t.rows_per_lane, t.reduction,
                              step_ > 0 ? fmt::format("steps {}", step_ + 1) : "steps 1", steps_));
     session_.note(order_text());
-    session_.note(fmt::format("{}; communicator {}; peak {} flop/s", session_.placement(), session_.communicator().name(),
-                              count_text(peak_.flops_per_s)));
+    if (session_.size() > 1) session_.log(fmt::format("between ranks: {}", session_.communicator().name()));
+    session_.note(fmt::format("{}; peak {} flop/s", session_.placement(), count_text(peak_.flops_per_s)));
     if (t.lanes % session_.size() != 0) {
       std::int64_t most = (t.lanes + session_.size() - 1) / session_.size();
       session_.log(fmt::format("{} lanes do not divide among {} ranks: {:.0f} % of their time is lost", t.lanes, session_.size(),

@@ -34,7 +34,7 @@ class Communicator {
   virtual ~Communicator() = default;
   virtual int rank() const = 0;
   virtual int size() const = 0;
-  virtual const char* name() const = 0;  ///< "solo", "mpi", "mpi, shared memory", "nccl"
+  virtual const char* name() const = 0;  ///< "solo", "mpi", "mpi, shared memory", "nccl", …
 
   /// data = sum over ranks, in place.
   virtual Ticket all_reduce(const Queue& after, View data, Reduction = Reduction::fast) = 0;

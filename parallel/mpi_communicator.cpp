@@ -41,7 +41,9 @@ class MpiCommunicator final : public Communicator {
 
   int rank() const override { return comm_.rank; }
   int size() const override { return comm_.size; }
-  const char* name() const override { return window_ ? "mpi, shared memory" : "mpi"; }
+  const char* name() const override {
+    return !window_ ? "mpi" : refused_ ? "mpi, no shared memory was free" : "mpi, shared memory";
+  }
 
   Ticket all_reduce(const Queue& after, View data, Reduction) override {
     Pending& p = begin("all_reduce", after);
@@ -161,7 +163,10 @@ class MpiCommunicator final : public Communicator {
   }
   Memory allocate(std::size_t bytes) override {
     Memory memory = window_ ? window_->allocate(bytes) : nullptr;
-    if (window_ && !agreed(memory != nullptr)) memory.reset();
+    if (window_ && !agreed(memory != nullptr)) {
+      memory.reset();
+      refused_ = true;
+    }
     return memory ? memory : host_memory(bytes);
   }
 
@@ -433,6 +438,7 @@ class MpiCommunicator final : public Communicator {
   std::vector<int> columns_;          // that this rank handles
   int spins_ = 64;                    // looks before a waiting rank lets others have its core
   std::unique_ptr<SharedWindow> window_;
+  bool refused_ = false;  // allocate() found no shared memory once
   std::vector<kernels::Merge> all_merges_;
   std::vector<kernels::Store> stores_;
   Timings timings_;

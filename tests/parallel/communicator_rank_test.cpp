@@ -1,6 +1,8 @@
 // Every collective on every type and awkward sizes, against what each rank can compute alone.
 #include <gtest/gtest.h>
 #include <mpi.h>
+#include <signal.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <cstring>
@@ -284,6 +286,22 @@ TEST_P(CommunicatorTest, SharedMemoryThatIsGivenBackIsForgotten) {
     comm->join(queue);
     expect_tree(own, 970 + round, ranks);
   }
+}
+
+TEST_P(CommunicatorTest, WithoutFreeSharedMemoryMessagesTakeOver) {
+  if (ranks == 1) return;
+  signal(SIGXFSZ, SIG_IGN);
+  rlimit before{}, little{};
+  getrlimit(RLIMIT_FSIZE, &before);
+  little = {1 << 16, before.rlim_max};
+  if (rank == 1) setrlimit(RLIMIT_FSIZE, &little);  // one rank cannot: none does
+  Buffer b(70001, DType::f32, comm->allocate(70001 * 4));
+  setrlimit(RLIMIT_FSIZE, &before);
+  EXPECT_STREQ(comm->name(), "mpi, no shared memory was free");
+  fill(b, 40, rank);
+  comm->all_reduce(queue, b.view);
+  comm->join(queue);
+  expect_tree(b, 40, ranks);
 }
 
 TEST_P(CommunicatorTest, SumsOfDifferentPiecesAreRefused) {
