@@ -55,16 +55,6 @@ struct CsvOptions {
 /// from the first line. The files are read twice.
 std::string write_csv(const CsvOptions&, const ConvertOptions&);
 
-struct ImagesOptions {
-  std::string folder = {};             ///< a folder for each class, or train and validation (val, test) with one for each class
-  std::int64_t height = 0, width = 0;  ///< 0: all images have one size, which is kept; else scaled to cover it, the middle kept
-  bool grey = false;                   ///< one channel even where images have colours
-  bool skip = false;                   ///< leave out files that cannot be read, instead of an error that names them
-};
-/// PNG and JPEG files as train/images (rows, height, width, channels) u8 in an order drawn once and for all, and train/labels;
-/// the same in `validation`; `classes`, `mean` and `std` as attributes. Transparent pixels become white.
-std::string write_images(const ImagesOptions&, const ConvertOptions&);
-
 /// Arrays as numpy writes them (.npy, .npz), each a dataset of its name and type. With a share held out, or a name for each part,
 /// rows go to the groups train and validation.
 std::string write_npy(const std::vector<std::string>& paths, const ConvertOptions&);

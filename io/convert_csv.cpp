@@ -309,10 +309,18 @@ std::string write_csv(const CsvOptions& input, const ConvertOptions& options) {
     for (auto& s : square) s = std::sqrt(s / n);
     for (const char* part : {"train/y", "validation/y"}) {
       if (input.regression) continue;
-      if (classes.names.empty())
+      if (classes.names.empty() || classes.names.size() > 4000)  // an attribute holds 64 KiB
         files.set(part, "classes", std::int64_t(classes.number_of.size()));
       else
         files.set(part, "classes", classes.names);
+    }
+    if (classes.names.size() > 4000) {  // a line each
+      std::string lines;
+      for (const auto& name : classes.names) lines += name + "\n";
+      for (std::size_t shard = 0; shard < files.count(); ++shard) {
+        const auto n = std::int64_t(lines.size());
+        files.file(shard).create_rows("class_names", u8, {}, {.chunk = {n}, .rows = n}).append(n, lines.data());
+      }
     }
     if (columns <= 2048) {  // an attribute holds 64 KiB
       files.set("train/x", "columns", table.columns());

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <filesystem>
 
+#include "io/advice.h"
 #include "io/convert.h"
 #include "io/data_manifest.h"
 #include "io/dataset.h"
@@ -71,6 +72,7 @@ std::string inspect_file(const std::string& path) {
   } catch (const Error& e) {
     text += std::string("Lockstep finds nothing to train on: ") + e.what() + "\n";
   }
+  for (const auto& advice : advise_on_file(path)) text += "  * " + advice + "\n";
   return text;
 }
 

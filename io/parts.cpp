@@ -64,8 +64,8 @@ Shape choose_chunk(const Shape& row, int bytes, std::int64_t rows) {
 }
 
 std::string explain_chunk(const Shape& chunk, int bytes) {
-  return fmt::format("chunks of {} row{} ({}): read whole at full speed, and a row in random order costs little more than itself",
-                     chunk[0], chunk[0] == 1 ? "" : "s", size_text(count(chunk) * bytes));
+  return fmt::format("chunks of {} {}{} ({}): read whole at full speed, and a row in random order costs little more than itself",
+                     chunk[0], chunk.size() == 1 ? "value" : "row", chunk[0] == 1 ? "" : "s", size_text(count(chunk) * bytes));
 }
 
 std::string checksum_of(const std::vector<std::string>& paths, const ConvertOptions& options) {

@@ -73,8 +73,11 @@ std::string convert(io::ConvertOptions options, const std::function<std::string(
   struct sigaction action {
   }, old[2];
   action.sa_handler = [](int signal) { stopped = signal; };
-  sigaction(SIGINT, &action, &old[0]);
-  sigaction(SIGTERM, &action, &old[1]);
+  const int signals[2] = {SIGINT, SIGTERM};
+  for (int i = 0; i < 2; ++i) {
+    sigaction(signals[i], &action, &old[i]);
+    if (old[i].sa_handler == SIG_IGN) sigaction(signals[i], &old[i], nullptr);  // a shell's background job
+  }
   ProgressLine line;
   options.progress = [&](const io::Progress& p) { line.show(p); };
   try {
@@ -82,8 +85,7 @@ std::string convert(io::ConvertOptions options, const std::function<std::string(
   } catch (const Stopped&) {
     line.clear();
     fmt::print(stderr, "Stopped; {} is as it was.\n", options.out);
-    sigaction(SIGINT, &old[0], nullptr);
-    sigaction(SIGTERM, &old[1], nullptr);
+    for (int i = 0; i < 2; ++i) sigaction(signals[i], &old[i], nullptr);
     raise(stopped);
   }
   return "";

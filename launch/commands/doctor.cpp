@@ -8,9 +8,11 @@
 #include <cstdlib>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <sstream>
 
 #include "core/tensor.h"
+#include "io/convert.h"
 #include "kernels/memory.h"
 #include "launch/affinity.h"
 #include "launch/commands/commands.h"
@@ -188,9 +190,15 @@ class Doctor {
 
 void add_doctor(CLI::App& app, Action& action) {
   CLI::App* command = app.add_subcommand("doctor", "What was built in, what was found here, and what is off");
-  command->footer("Example:\n  lockstep doctor\n  mpirun -n 2 lockstep doctor");
-  command->callback([&action] {
-    action = [] {
+  auto file = std::make_shared<std::string>();
+  command->add_option("file", *file, "a data file to look at instead: chunks, compression, file system")->type_name("FILE.h5");
+  command->footer("Example:\n  lockstep doctor\n  mpirun -n 2 lockstep doctor\n  lockstep doctor fashion.h5");
+  command->callback([file, &action] {
+    action = [file] {
+      if (!file->empty()) {
+        fmt::print("{}", io::inspect_file(*file));
+        return 0;
+      }
       Session session({.alone = true});
       session.log(Doctor().examine(session));
       return 0;

@@ -9,6 +9,7 @@
 
 #include "io/dataset.h"
 #include "io/parts.h"
+#include "io/rechunk.h"
 #include "tests/io/files.h"
 
 namespace lockstep::io {
@@ -223,6 +224,19 @@ TEST(WriteCsv, ManyShapes) {
   }
 }
 
+TEST(WriteCsv, MoreClassesThanAnAttributeHolds) {
+  NEEDS_H5PY();
+  Folder folder;
+  std::string text = "x,name\n";
+  for (int i = 0; i < 9000; ++i) text += std::to_string(i) + ",word" + std::to_string(10000 + i) + "\n";
+  write_file(folder / "many.csv", text);
+  write_csv({.paths = {folder / "many.csv"}}, {.out = folder / "many.h5", .shards = 2});
+  EXPECT_EQ(python(folder, R"(
+f = h5.File('many-00001-of-00002.h5'); names = f['class_names'][()].tobytes().decode().split()
+print(f['train/y'].attrs['classes'], len(names), names[f['train/y'][7]], f['train/x'][7, 0]))"),
+            "9000 9000 word14507 4507.0\n");
+}
+
 TEST(WriteCsv, MalformedFilesAreRefused) {
   Folder folder;
   auto expect = [&](const std::string& text, const std::vector<std::string>& parts, CsvOptions options = {}) {
@@ -303,6 +317,23 @@ with h5.File('own.h5', 'w') as f: f['alpha'], f['beta'] = np.zeros((4, 2)), np.z
   EXPECT_NE(verify_file(folder / "own.h5").find("all finite"), std::string::npos);
   expect_error(Exit::bad_data, {"anything: row 1 holds NaN"}, [&] { verify_file(folder / "nan.h5"); });
   expect_error(Exit::bad_data, {"label 9", "outside 0 to 2"}, [&] { verify_file(folder / "range.h5"); });
+}
+
+TEST(Inspect, SaysWhatIsOffAndMendsIt) {
+  NEEDS_H5PY();
+  Folder folder;
+  python(folder, R"(
+x = np.random.randint(0, 9, (3000, 64, 64)).astype('u1')
+with h5.File('bad.h5', 'w') as f:
+  f.create_dataset('cut', data=x, chunks=(3000, 8, 8)); f.create_dataset('large', data=x, chunks=(3000, 64, 64))
+  f.create_dataset('small', data=x, chunks=(1, 64, 64)); f.create_dataset('packed', data=x, chunks=(64, 64, 64), compression='gzip'))");
+  const std::string path = folder / "bad.h5", text = inspect_file(path);
+  for (const char* part : {"cut: chunks (3000, 8, 8) of 192 kB cut rows", "large: chunks (3000, 64, 64) of 12.3 MB are too large",
+                           "small: chunks (1, 64, 64) of 4.1 kB are too small: 3000 requests",
+                           "packed: compressed; one core decodes", "--dataset packed", "there is no manifest"})
+    EXPECT_NE(text.find(part), std::string::npos) << part << " in\n" << text;
+  rechunk_file({.path = path}, {.out = path});
+  EXPECT_EQ(inspect_file(path).find("  * "), std::string::npos) << inspect_file(path);
 }
 
 }  // namespace
