@@ -84,23 +84,25 @@ struct Bench {
              }
            });
   }
+  /// Ceilings are what was reached at best: they are measured before, between and after the kernels.
   void measure_ceilings() {
+    double product = gflops, copy = gb_s;
     measure_product();
     measure_copy();
     keep.clear();
+    gflops = std::max(gflops, product);
+    gb_s = std::max(gb_s, copy);
   }
 
   ordered_json rows = ordered_json::array();
   void row(const std::string& name, const std::string& shape, double gflop, double megabytes, const std::function<void()>& work) {
     double seconds = time_of(work);
     bool compute = gflop > 0;
-    double rate = compute ? gflop / seconds : 1e-3 * megabytes / seconds, limit = compute ? gflops : gb_s;
+    double rate = compute ? gflop / seconds : 1e-3 * megabytes / seconds;
     rows.push_back({{"name", name},
                     {"shape", shape},
                     {"unit", compute ? "GFLOP/s" : "GB/s"},
                     {"ours", rate},
-                    {"limit", limit},
-                    {"share_of_limit", rate / limit},
                     {"ms", 1e3 * seconds},
                     {"threads", omp_get_max_threads()}});
     keep.clear();
@@ -248,10 +250,14 @@ int main(int argc, char** argv) {
     std::printf("%s\n", peaks.dump().c_str());
     return 0;
   }
-  bench.products();
-  bench.images();
-  bench.attentions();
-  bench.passes();
+  for (auto part : {&Bench::products, &Bench::images, &Bench::attentions, &Bench::passes}) {
+    (bench.*part)();
+    bench.measure_ceilings();
+  }
+  for (auto& row : bench.rows) {
+    row["limit"] = row["unit"] == "GB/s" ? bench.gb_s : bench.gflops;
+    row["share_of_limit"] = row["ours"].get<double>() / row["limit"].get<double>();
+  }
   std::printf("[\n");
   for (std::size_t i = 0; i < bench.rows.size(); ++i)
     std::printf("%s%s\n", bench.rows[i].dump().c_str(), i + 1 < bench.rows.size() ? "," : "");
