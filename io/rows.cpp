@@ -60,6 +60,7 @@ Rows::Rows(std::shared_ptr<const hdf5::File> file, const std::string& name, hdf5
   if (listed_ && layout_.kind == Kind::contiguous) band_rows_ = std::max<std::int64_t>(1, listed_->block / stored_row());
   bands_ = (count_ + band_rows_ - 1) / band_rows_;
   if (layout_.kind == Kind::contiguous || listed_) descriptor_ = data_.descriptor();
+  straight_ = layout_.kind == Kind::contiguous && !listed_;
   if (layout_.kind != Kind::chunked) return;
   chunk_bytes_ = std::size_t(layout_.number.bytes);
   whole_rows_ = same(layout_.number, element_);
@@ -68,6 +69,8 @@ Rows::Rows(std::shared_ptr<const hdf5::File> file, const std::string& name, hdf5
     chunk_bytes_ *= std::size_t(layout_.chunk[i]);
     if (i > 0) across_ *= grid_[i], whole_rows_ = whole_rows_ && layout_.chunk[i] == shape[i];
   }
+  straight_ = whole_rows_ && layout_.chunk[0] == 1 && row >= 4096 &&
+              std::ranges::all_of(layout_.filters, [](const auto& f) { return f.id == fletcher32_filter; });
 }
 
 Rows::~Rows() {
@@ -138,7 +141,11 @@ Rows::Block Rows::get(std::int64_t first, std::int64_t count, Scratch& scratch) 
 }
 
 void Rows::copy(std::int64_t first, std::int64_t count, std::byte* out) const {
-  if (direct()) return read_plain(first, count, out);
+  if (direct() && layout_.kind == Kind::contiguous) return read_plain(first, count, out);
+  if (direct()) {
+    for (std::int64_t i = 0; i < count; ++i) fill(first + i, out + i * row_bytes());
+    return;
+  }
   const std::int64_t begin = first / band_rows_, end = (first + count - 1) / band_rows_ + 1, row = row_bytes();
   engine_->pool.each(end - begin, [&](std::int64_t i) {
     Scratch none;

@@ -24,7 +24,7 @@ struct Engine {
 /// The rows of one numeric dataset. Thread-safe. Three ways, chosen by how it lies in its file and whether it is to be kept:
 ///
 /// * kept: all of it has a place in memory; a band is read when a row of it is first asked for, and stays;
-/// * contiguous: read from the file at each call;
+/// * contiguous, or one row a chunk with nothing to decompress: read from the file at each call;
 /// * else (chunks, and what only the library can read): bands of the cache.
 ///
 /// Chunks are read as stored, under the library's lock (with a manifest, which knows their places: without), and decoded on the
@@ -50,7 +50,7 @@ class Rows {
   /// Rows that are read and decoded together.
   std::int64_t band_rows() const { return band_rows_; }
   /// Whether rows come from the file at each call, so that a place of their own saves a copy.
-  bool direct() const { return !kept_ && !listed_ && layout_.kind == hdf5::Layout::Kind::contiguous; }
+  bool direct() const { return !kept_ && straight_; }
 
   /// Rows [first, first + count) one after another: in memory that `keep` holds, or in `scratch`.
   struct Block {
@@ -91,6 +91,7 @@ class Rows {
   Shape grid_;                                     // chunked: chunks along each axis
   std::int64_t across_ = 1;                        // chunks of a band
   std::size_t chunk_bytes_ = 0;                    // of a decoded chunk
+  bool straight_ = false;                          // worth no place in the cache
   bool whole_rows_ = false;                        // chunks hold whole rows in the element's own form
   Memory kept_;                                    // the values, then a byte a band: absent, being read, there
 };

@@ -8,7 +8,8 @@
 //   io_reading consume FILE GB/s SECONDS                              share of the time that a step of this rate, which uses no
 //   core,
 //                                                                     waits for batches of 64 stored rows of 150,528 bytes
-//   io_reading open FILE                                              milliseconds until the first batch can be asked for
+//   io_reading open FILE                                              milliseconds until the first batch can be asked for; notes
+//   in FILE.notes
 
 #include <fcntl.h>
 #include <sched.h>
@@ -175,7 +176,7 @@ int main(int argc, char** argv) {
     } else if (a.size() == 2 && a[0] == "open") {
       auto group = solo_group();
       const double begin = now();
-      const auto data = io::open_dataset({.paths = {a[1]}, .validation = "none"}, *group);
+      const auto data = io::open_dataset({.paths = {a[1]}, .validation = "none", .notes = a[1] + ".notes"}, *group);
       result = {{"ms", 1e3 * (now() - begin)}, {"rows", data.train->rows()}};
     } else {
       throw Error("usage: see the head of reading.cpp", Exit::usage);
