@@ -129,7 +129,7 @@ class Header {
       skip();
       std::int64_t n = 0;
       std::size_t digits = 0;
-      for (; at_ < text_.size() && std::isdigit(static_cast<unsigned char>(text_[at_])); ++at_, ++digits)
+      for (; digits <= 16 && at_ < text_.size() && std::isdigit(static_cast<unsigned char>(text_[at_])); ++at_, ++digits)
         n = n * 10 + (text_[at_] - '0');
       if (digits == 0 || digits > 16) bad("a size of the shape is no number");
       shape.push_back(n);
