@@ -185,7 +185,6 @@ Info describe(hid_t dataset, const std::string& name, const std::string& file) {
           total < 9e18L && std::all_of(dims.begin(), dims.end(), [](hsize_t d) { return d < (hsize_t(1) << 62); }),
           "{}: '{}' claims the impossible shape {}; the file is damaged", file, name, to_text(info.shape));
   describe_layout(dataset, info);
-  info.stored = std::int64_t(H5Dget_storage_size(dataset));
   return info;
 }
 
@@ -381,6 +380,7 @@ std::vector<Info> File::datasets() const {
     Handle dataset(H5Dopen2(handle_.id(), name.c_str(), H5P_DEFAULT), close_dataset);
     if (!dataset) damaged(path_, "opening '" + name + "'");
     found.push_back(describe(dataset.id(), name, path_));
+    found.back().stored = std::int64_t(H5Dget_storage_size(dataset.id()));  // walks the index of all chunks
   }
   return found;
 }

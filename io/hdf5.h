@@ -35,7 +35,7 @@ struct Info {
   std::string type_text;    ///< "u8", "f32", "i16 big-endian", "text", …
   std::string layout;       ///< "contiguous", "chunks (64, 28, 28)", "compact", "virtual"
   std::string filters;      ///< "deflate 4, fletcher32"; empty: none
-  std::int64_t stored = 0;  ///< bytes in the file
+  std::int64_t stored = 0;  ///< bytes in the file; counted by File::datasets() alone
 
   bool numeric() const { return type == Class::integer || type == Class::real; }
   /// "train/images (60000, 28, 28) u8"
