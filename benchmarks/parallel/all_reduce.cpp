@@ -51,17 +51,21 @@ int main(int argc, char** argv) {
   int rounds = 9;
   std::int64_t from = 4 << 10, to = 64 << 20;
   std::string algorithm = "default";
+  bool apart = false;
   CLI::App app("All-reduce beside MPI_Allreduce, a JSON object for each size");
   app.add_option("--rounds", rounds);
   app.add_option("--from", from, "bytes");
   app.add_option("--to", to, "bytes");
   app.add_option("--label", algorithm, "how the peer is called in the output (set with mpirun --mca coll …)");
+  app.add_flag("--apart", apart, "as if every rank were on a machine of its own");
   CLI11_PARSE(app, argc, argv);
 
   int provided = 0;
   MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
   {
-    auto comm = parallel::open_mpi_communicator();
+    int rank = 0;
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    auto comm = parallel::open_mpi_communicator({.machine = apart ? rank : -1});
     const Queue queue;
     for (std::int64_t bytes = from; bytes <= to; bytes *= 4) {
       const std::int64_t size = bytes / 4;

@@ -23,7 +23,7 @@ class Spirals final : public io::Dataset {
   Spirals(std::int64_t rows, std::uint64_t seed) : seed_(seed) {
     info_ = {.kind = io::DataKind::table, .rows = rows, .input = {2}, .classes = 3, .text = "three spirals"};
   }
-  void read(std::span<const std::int64_t> rows, View inputs, View targets) const override {
+  void read(std::span<const std::int64_t> rows, View inputs, View targets, const RandomKey*) const override {
     for (std::size_t i = 0; i < rows.size(); ++i) {
       Random4 random = random_words({.seed = seed_}, std::uint64_t(rows[i]));
       int arm = int(random.x % 3);

@@ -18,8 +18,8 @@ find_package(spdlog REQUIRED)                             # libspdlog-dev
 find_package(nlohmann_json REQUIRED)                      # nlohmann-json3-dev
 find_package(CLI11 REQUIRED)                              # libcli11-dev
 find_package(ZLIB REQUIRED)                               # zlib1g-dev
-pkg_check_modules(pcre2 REQUIRED IMPORTED_TARGET libpcre2-8)           # libpcre2-dev
-pkg_check_modules(zip REQUIRED IMPORTED_TARGET libzip)                  # libzip-dev
+pkg_check_modules(pcre2 REQUIRED IMPORTED_TARGET libpcre2-8)            # libpcre2-dev
+pkg_check_modules(zip REQUIRED IMPORTED_TARGET libzip)                   # libzip-dev
 pkg_check_modules(tomlplusplus REQUIRED IMPORTED_TARGET tomlplusplus)   # libtomlplusplus-dev
 pkg_check_modules(xxhash REQUIRED IMPORTED_TARGET libxxhash)            # libxxhash-dev
 pkg_check_modules(hwloc REQUIRED IMPORTED_TARGET hwloc)                 # libhwloc-dev
