@@ -7,6 +7,7 @@
 // is written before each call, as backward writes gradients. One JSON object a size; times are of the slowest rank, medians over
 // rounds.
 #include <mpi.h>
+#include <omp.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -63,6 +64,7 @@ int main(int argc, char** argv) {
   int provided = 0;
   MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
   {
+    omp_set_num_threads(1);  // what a rank has where ranks share the cores
     int rank = 0;
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
     auto comm = parallel::open_mpi_communicator({.machine = apart ? rank : -1});
