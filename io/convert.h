@@ -44,6 +44,18 @@ struct IdxOptions {
 /// training images as attributes.
 std::string write_idx(const IdxOptions&, const ConvertOptions&);
 
+struct ImagesOptions {
+  std::string folder = {};             ///< a folder of pictures for each class, or `train` and `validation` of such folders
+  std::int64_t height = 0, width = 0;  ///< resized to cover this and cut at the centre; 0: as they are, all the same
+  std::int64_t channels = 0;           ///< 1 (grey) or 3 (RGB); 0: grey when all pictures are
+  bool skip_unreadable = false;        ///< leave damaged files out; all are then decoded twice
+  std::uint64_t seed = 0;              ///< of the order of the rows
+};
+/// PNG and JPEG files below a folder for each class: train/images (rows, height, width[, 3]) u8 in an order drawn from the seed,
+/// train/labels, and the same in `validation` (folder/validation, val, valid, dev or test, or a share). `classes` are the
+/// folders' names, sorted; the attribute source_xxh3 is of the files' own checksums, in the order of their names.
+std::string write_images(const ImagesOptions&, const ConvertOptions&);
+
 struct CsvOptions {
   std::vector<std::string> paths = {};   ///< plain or .gz, the same columns in each
   std::string target = {};               ///< column by name, or by number from 0; empty: the last

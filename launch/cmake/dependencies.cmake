@@ -18,6 +18,8 @@ find_package(spdlog REQUIRED)                             # libspdlog-dev
 find_package(nlohmann_json REQUIRED)                      # nlohmann-json3-dev
 find_package(CLI11 REQUIRED)                              # libcli11-dev
 find_package(ZLIB REQUIRED)                               # zlib1g-dev
+find_package(PNG REQUIRED)                                # libpng-dev
+find_package(JPEG REQUIRED)                               # libjpeg-dev
 pkg_check_modules(pcre2 REQUIRED IMPORTED_TARGET libpcre2-8)            # libpcre2-dev
 pkg_check_modules(zip REQUIRED IMPORTED_TARGET libzip)                   # libzip-dev
 pkg_check_modules(tomlplusplus REQUIRED IMPORTED_TARGET tomlplusplus)   # libtomlplusplus-dev

@@ -20,6 +20,7 @@ struct Options {
   io::TextOptions text;
   io::IdxOptions idx;
   io::CsvOptions csv;
+  io::ImagesOptions images;
   io::RechunkOptions rechunk;
   std::vector<std::string> files;
   std::string file;
@@ -95,6 +96,19 @@ void say(const std::string& text) {
   fmt::print("{}{}", text, text.ends_with("\n") ? "" : "\n");
 }
 
+/// "64" or "48x64" (height, width)
+void set_size(io::ImagesOptions& images, const std::string& text) {
+  const auto cross = text.find('x');
+  auto side = [&](const std::string& digits) -> std::int64_t {
+    if (digits.empty() || digits.size() > 5 || digits.find_first_not_of("0123456789") != std::string::npos ||
+        std::stoll(digits) == 0)
+      throw CLI::ValidationError("--size", "'" + text + "' is neither N nor HxW, such as 64 or 48x64");
+    return std::stoll(digits);
+  };
+  images.height = side(text.substr(0, cross));
+  images.width = cross == std::string::npos ? images.height : side(text.substr(cross + 1));
+}
+
 void add_common(CLI::App* command, Options& o) {
   command->add_option("-o,--out", o.convert.out, "HDF5 file to write")->required()->type_name("FILE.h5");
   command->add_option("--validation", o.convert.validation, "share of the rows held out, such as 0.1")
@@ -154,6 +168,24 @@ void add_data(CLI::App& app, Action& action) {
   add_common(csv, o);
   csv->footer("Example:\n  lockstep data csv cancer.csv --target diagnosis -o cancer.h5 --validation 0.2");
   does(csv, [](const Options& o) { say(convert(o.convert, [&](auto& c) { return io::write_csv(o.csv, c); })); });
+
+  CLI::App* images = data->add_subcommand("images", "PNG and JPEG files, a folder for each class");
+  images->add_option("folder", o.images.folder, "folders of classes in it, or train and validation with such folders")
+      ->required()
+      ->type_name("DIR");
+  images
+      ->add_option_function<std::string>(
+          "--size", [&o](const std::string& text) { set_size(o.images, text); },
+          "pixels: shorter side resized, centre cut out; needed when sizes differ")
+      ->type_name("N|HxW");
+  images->add_option("--channels", o.images.channels, "1 (grey) or 3 (RGB); grey when all are, if absent")
+      ->type_name("1|3")
+      ->check(CLI::IsMember({1, 3}));
+  images->add_flag("--skip-unreadable", o.images.skip_unreadable, "leave damaged files out and list them");
+  images->add_option("--seed", o.images.seed, "of the order of the rows; 0 when absent")->type_name("N");
+  add_common(images, o);
+  images->footer("Example:\n  lockstep data images photos -o photos.h5 --size 64 --validation 0.1");
+  does(images, [](const Options& o) { say(convert(o.convert, [&](auto& c) { return io::write_images(o.images, c); })); });
 
   CLI::App* npy = data->add_subcommand("npy", "Arrays of numpy (.npy, .npz), each a dataset of its name");
   npy->add_option("files", o.files, "arrays; x.npy becomes the dataset x")->required()->type_name("FILE");

@@ -10,8 +10,9 @@ using Program = ProgramTest;
 // ---- what is asked of the command line
 
 TEST_F(Program, HelpFitsAScreenAndShowsAnExample) {
-  for (const char* command : {"", "train", "evaluate", "sample", "data", "data text", "data idx", "data csv", "data inspect",
-                              "data verify", "checkpoint", "checkpoint inspect", "checkpoint verify", "plot", "doctor"}) {
+  for (const char* command :
+       {"", "train", "evaluate", "sample", "data", "data text", "data idx", "data csv", "data images", "data inspect",
+        "data verify", "checkpoint", "checkpoint inspect", "checkpoint verify", "plot", "doctor"}) {
     Ran ran = lockstep(std::string(command) + " --help");
     EXPECT_EQ(ran.code, 0) << command;
     EXPECT_TRUE(ran.says("Example")) << command << "\n" << ran.text;
