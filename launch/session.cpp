@@ -81,7 +81,7 @@ int report(const std::string& message, Exit exit) {
     MPI_Comm_size(MPI_COMM_WORLD, &ranks);
   }
   handle_signals(SIG_DFL);
-  if (rank > 0) std::this_thread::sleep_for(std::chrono::milliseconds((mpi ? 500 : 3000) + std::min(50 * rank, 2000)));
+  if (rank > 0) std::this_thread::sleep_for(std::chrono::milliseconds((mpi ? 1500 : 3000) + std::min(50 * rank, 2000)));
   std::string where = ranks > 1 ? fmt::format("rank {} on {}: ", rank, host()) : "";
   std::string line = fmt::format("lockstep: {}{}\n", where, message);
   std::fflush(stdout);
