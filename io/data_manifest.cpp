@@ -181,6 +181,7 @@ void write_manifest(const std::string& data_path, const std::string& out) {
     std::vector<char> block;
     for (const auto& info : library.datasets()) {
       const auto places = find_places(file, library.dataset(info.name));
+      require(Exit::bad_data, places.unknown.empty(), "{}", places.unknown);
       for (const auto& place : places.pieces) {
         block.resize(place.bytes);
         file.read(place.offset, block.data(), block.size(), "a chunk");

@@ -56,7 +56,7 @@ class DataManifest {
 };
 
 /// Reads the data file at `data_path` and writes the manifest to `out` (on disk when this returns). Throws (bad_data) when some
-/// dataset's values lie in other files or its chunk index is not known (find_places).
+/// dataset's places are not known (find_places).
 void write_manifest(const std::string& data_path, const std::string& out);
 
 }  // namespace lockstep::io

@@ -33,6 +33,8 @@ std::string decode(std::span<const hdf5::Filter> filters, std::uint32_t mask, st
 
 /// HDF5's Fletcher32: words of 16 bits, first byte high.
 std::uint32_t fletcher32(std::span<const std::byte> bytes);
+/// Compares it with the four bytes stored behind a chunk. Returns what is wrong, or nothing.
+std::string check_fletcher32(std::span<const std::byte> bytes, const std::byte* stored);
 
 /// Numbers as a file has them become `to`, with the library's rules: integers stop at the ends of the new type's range.
 void convert(const hdf5::Number& from, hdf5::Element to, const void* in, void* out, std::int64_t count);

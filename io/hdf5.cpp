@@ -173,10 +173,11 @@ Info describe(hid_t dataset, const std::string& name, const std::string& file) {
   if (!space || !type) damaged(file, "reading the shape and type of '" + name + "'");
   int axes = H5Sget_simple_extent_ndims(space.id());
   if (axes < 0) damaged(file, "reading the shape of '" + name + "'");
-  std::vector<hsize_t> dims(std::size_t(axes), 0);
-  H5Sget_simple_extent_dims(space.id(), dims.data(), nullptr);
-  if (H5Sget_simple_extent_type(space.id()) == H5S_NULL) dims = {0};
+  std::vector<hsize_t> dims(std::size_t(axes), 0), limit = dims;
+  H5Sget_simple_extent_dims(space.id(), dims.data(), limit.data());
+  if (H5Sget_simple_extent_type(space.id()) == H5S_NULL) dims = limit = {0};
   info.shape.assign(dims.begin(), dims.end());
+  info.limit.assign(limit.begin(), limit.end());
   describe_type(type.id(), info);
   // A damaged shape must not overflow what is computed from it.
   long double total = info.bytes;
@@ -313,7 +314,7 @@ std::int64_t Data::offset() const {
 std::int64_t Data::header() const {
   Lock lock;
   H5O_info_t object{};
-  if (H5Oget_info(handle_.id(), &object) < 0) damaged(file_, "finding the header of '" + info_.name + "'");
+  if (H5Oget_info2(handle_.id(), &object, H5O_INFO_BASIC) < 0) damaged(file_, "finding the header of '" + info_.name + "'");
   return std::int64_t(object.addr);
 }
 

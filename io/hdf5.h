@@ -29,6 +29,7 @@ enum class Class : std::uint8_t { integer, real, text, other };
 struct Info {
   std::string name;  ///< path without the leading slash: "train/images"
   Shape shape;
+  Shape limit;  ///< how large each axis may become; -1: without end
   Class type = Class::other;
   int bytes = 0;  ///< of one value
   bool is_signed = true;

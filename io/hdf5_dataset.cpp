@@ -92,7 +92,7 @@ class Hdf5Dataset final : public Dataset {
     for (const Part& part : parts_) {
       if (part.inputs->kept() || part.rows == 0) return {};
       const std::int64_t step = plan_.stream ? length() : 1, row = units() * part.inputs->row_bytes();
-      const std::int64_t stored = part.inputs->direct() ? direct_bytes / part.inputs->row_bytes() : part.inputs->band_rows();
+      const std::int64_t stored = part.inputs->run_rows();
       const std::int64_t chunk = std::max<std::int64_t>(1, stored / step);
       std::int64_t done = 0;
       if (!part.starts.empty()) {  // rows by the chunk that they begin in
@@ -129,7 +129,7 @@ class Hdf5Dataset final : public Dataset {
     const RandomKey* draws;
     bool copies;  // inputs are given as they are stored
   };
-  static constexpr std::int64_t piece_bytes = 256 << 10, direct_bytes = 1 << 20;
+  static constexpr std::int64_t piece_bytes = 256 << 10;
 
   std::int64_t length() const { return info_.input[0]; }
   std::int64_t units() const { return plan_.stream ? length() + 1 : 1; }  // of the file's first axis, for one row

@@ -1,6 +1,7 @@
 #include "io/places.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -8,16 +9,24 @@
 #include <cerrno>
 #include <cstring>
 
+#include "io/chunk_index.h"
+
 namespace lockstep::io {
 
-FileBytes::FileBytes(std::string path) : path_(std::move(path)) {
-  descriptor_ = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC);
+FileBytes::FileBytes(const std::string& path) : FileBytes(::open(path.c_str(), O_RDONLY | O_CLOEXEC), path) {}
+
+FileBytes::FileBytes(int descriptor, std::string path) : path_(std::move(path)), descriptor_(descriptor) {
   require(Exit::bad_data, descriptor_ >= 0, "{}: {}", path_, errno == ENOENT ? "no such file" : std::strerror(errno));
   struct stat status {};
   const bool known = fstat(descriptor_, &status) == 0 && S_ISREG(status.st_mode);
   if (!known) ::close(descriptor_);
   require(Exit::bad_data, known, "{}: not a file", path_);
-  size_ = std::uint64_t(status.st_size);
+  state_ = {status.st_size, status.st_mtim.tv_sec, status.st_mtim.tv_nsec};
+}
+
+bool FileBytes::changed() const {
+  struct stat status {};
+  return fstat(descriptor_, &status) != 0 || state_ != State{status.st_size, status.st_mtim.tv_sec, status.st_mtim.tv_nsec};
 }
 
 FileBytes::~FileBytes() {
@@ -25,9 +34,9 @@ FileBytes::~FileBytes() {
 }
 
 void FileBytes::read(std::uint64_t offset, void* out, std::size_t bytes, const char* what) const {
-  require(Exit::bad_data, offset <= size_ && bytes <= size_ - offset,
+  require(Exit::bad_data, offset <= size() && bytes <= size() - offset,
           "{}: {} lies at {} to {}, beyond the end of the file at {}; the file is damaged", path_, what, offset, offset + bytes,
-          size_);
+          size());
   for (std::size_t done = 0; done < bytes;) {
     const auto n = ::pread(descriptor_, static_cast<char*>(out) + done, bytes - done, off_t(offset + done));
     if (n < 0 && errno == EINTR) continue;
@@ -39,52 +48,24 @@ void FileBytes::read(std::uint64_t offset, void* out, std::size_t bytes, const c
 
 namespace {
 
-constexpr std::uint64_t nowhere = ~std::uint64_t(0);
-
-/// Little-endian numbers from a block, never beyond its end.
-class Reader {
- public:
-  Reader(const FileBytes& file, std::uint64_t offset, std::size_t bytes, const char* what)
-      : path_(file.path()), what_(what), block_(bytes) {
-    file.read(offset, block_.data(), bytes, what);
-  }
-  std::uint64_t number(int bytes) {
-    std::uint64_t value = 0;
-    const unsigned char* from = take(std::size_t(bytes));
-    for (int i = bytes; i-- > 0;) value = value << 8 | from[i];
-    return value;
-  }
-  std::string text(std::size_t bytes) { return {reinterpret_cast<const char*>(take(bytes)), bytes}; }
-  void skip(std::size_t bytes) { take(bytes); }
-  std::size_t left() const { return block_.size() - at_; }
-
- private:
-  const unsigned char* take(std::size_t bytes) {
-    require(Exit::bad_data, bytes <= left(), "{}: {} ends too early; the file is damaged", path_, what_);
-    at_ += bytes;
-    return block_.data() + at_ - bytes;
-  }
-  const std::string& path_;
-  const char* what_;
-  std::vector<unsigned char> block_;
-  std::size_t at_ = 0;
-};
-
 /// Bytes before the first byte of HDF5 (a user block).
-std::uint64_t base_address(const FileBytes& file) {
+struct Base {
+  std::uint64_t address = 0;
+  std::string unknown = {};
+};
+Base base_address(const FileBytes& file) {
   for (std::uint64_t at = 0; at + 48 <= file.size(); at = at ? 2 * at : 512) {
-    Reader block(file, at, 48, "the superblock");
+    BlockReader block(file, at, 48, "the superblock");
     if (block.text(8) != "\x89HDF\r\n\x1a\n") continue;
     const auto version = block.number(1);
-    require(Exit::bad_data, version <= 3, "{}: a superblock of version {} is not known", file.path(), version);
+    if (version > 3) return {0, fmt::format("a superblock of version {}", version)};
     block.skip(version < 2 ? 4 : 0);
     const auto offsets = block.number(1), lengths = block.number(1);
-    require(Exit::bad_data, offsets == 8 && lengths == 8, "{}: offsets of {} and lengths of {} bytes are not known, only of 8",
-            file.path(), offsets, lengths);
+    if (offsets != 8 || lengths != 8) return {0, fmt::format("offsets of {} and lengths of {} bytes", offsets, lengths)};
     block.skip(version == 0 ? 9 : version == 1 ? 13 : 1);
     const auto base = block.number(8);
     require(Exit::bad_data, base <= at, "{}: the superblock's base address {} is impossible", file.path(), base);
-    return base;
+    return {base};
   }
   throw Error(file.path() + ": not an HDF5 file", Exit::bad_data);
 }
@@ -93,27 +74,49 @@ std::uint64_t base_address(const FileBytes& file) {
 struct Layout {
   int kind = -1;  // 0 compact, 1 contiguous, 2 chunks
   std::uint64_t address = 0, bytes = 0;
-  Shape chunk;
+  ChunkIndex index = {};
+  std::string unknown = {};  // what is written in a way that is not known here
 };
 
-void take_layout(Reader block, const std::string& where, Layout& layout) {
+void take_layout(BlockReader block, const std::string& where, Layout& layout) {
   const auto version = block.number(1);
-  require(Exit::bad_data, version == 3 || version == 4, "{}: a layout of version {} is not known", where, version);
   layout.kind = int(block.number(1));
+  if (version < 3 || version > 4 || layout.kind > 2) {
+    layout.unknown = fmt::format("a layout of version {} and kind {}", version, layout.kind);
+    return;
+  }
   if (layout.kind == 0) return;
-  require(Exit::bad_data, layout.kind == 1 || (layout.kind == 2 && version == 3),
-          "{}: its chunks have an index that is not known (made with libver = \"latest\") or it is virtual; `lockstep data "
-          "rechunk` writes a file that has a plain one",
-          where);
   if (layout.kind == 1) {
     layout.address = block.number(8);
     layout.bytes = block.number(8);
     return;
   }
-  const auto axes = block.number(1);
+  auto& index = layout.index;
+  const auto flags = version == 4 ? block.number(1) : 0, axes = block.number(1);
   require(Exit::bad_data, axes >= 2 && axes <= 33, "{}: chunks of {} axes", where, axes);
-  layout.address = block.number(8);
-  for (std::uint64_t i = 0; i + 1 < axes; ++i) layout.chunk.push_back(std::int64_t(block.number(4)));
+  if (version == 3) index.address = block.number(8);
+  const auto width = version == 4 ? block.number(1) : 4;
+  require(Exit::bad_data, width >= 1 && width <= 8, "{}: chunks whose sizes have {} bytes", where, width);
+  for (std::uint64_t i = 0; i + 1 < axes; ++i) {
+    const auto size = block.number(int(width));
+    require(Exit::bad_data, size >= 1 && size < 1ull << 32, "{}: chunks of {} along axis {}; the file is damaged", where, size,
+            i);
+    index.chunk.push_back(std::int64_t(size));
+  }
+  block.skip(std::size_t(width));  // bytes of a value
+  if (version == 3) return;
+  const auto kind = block.number(1);
+  if (kind < 1 || kind > 5) {
+    layout.unknown = fmt::format("an index of kind {}", kind);
+    return;
+  }
+  constexpr ChunkIndex::Kind kinds[] = {ChunkIndex::Kind::single, ChunkIndex::Kind::implicit, ChunkIndex::Kind::fixed_array,
+                                        ChunkIndex::Kind::extensible_array, ChunkIndex::Kind::newer_tree};
+  constexpr std::size_t settings[] = {0, 0, 1, 5, 6};  // bytes, repeated in the index itself
+  index.kind = kinds[kind - 1];
+  block.skip(settings[kind - 1]);
+  if (kind == 1 && (flags & 2)) index.bytes = block.number(8), index.mask = std::uint32_t(block.number(4));
+  index.address = block.number(8);
 }
 
 /// Goes through the messages of an object header of version 1 or 2 with its continuations.
@@ -122,11 +125,11 @@ Layout find_layout(const FileBytes& file, std::uint64_t base, std::uint64_t addr
     std::uint64_t offset, bytes;
   };
   std::vector<Part> parts;
-  Reader start(file, base + address, 16, "an object header");
+  BlockReader start(file, base + address, 16, "an object header");
   const bool newer = start.text(4) == "OHDR";
   int message_head = 8;
   if (!newer) {
-    Reader old(file, base + address, 16, "an object header");
+    BlockReader old(file, base + address, 16, "an object header");
     require(Exit::bad_data, old.number(1) == 1, "{}: its object header is damaged", where);
     old.skip(7);
     parts.push_back({base + address + 16, old.number(4)});
@@ -136,22 +139,22 @@ Layout find_layout(const FileBytes& file, std::uint64_t base, std::uint64_t addr
     const std::uint64_t before = 6 + (flags & 0x20 ? 16 : 0) + (flags & 0x10 ? 4 : 0);
     const int width = 1 << (flags & 3);
     message_head = flags & 4 ? 6 : 4;
-    Reader size(file, base + address + before, std::size_t(width), "an object header");
+    BlockReader size(file, base + address + before, std::size_t(width), "an object header");
     parts.push_back({base + address + before + std::uint64_t(width), size.number(width)});
   }
   Layout layout;
   for (std::size_t i = 0; i < parts.size(); ++i) {
     require(Exit::bad_data, i < 1000 && parts[i].bytes < (1u << 24), "{}: its object header has no end; the file is damaged",
             where);
-    Reader block(file, parts[i].offset, std::size_t(parts[i].bytes), "an object header");
+    BlockReader block(file, parts[i].offset, std::size_t(parts[i].bytes), "an object header");
     while (block.left() >= std::size_t(message_head)) {
       const auto type = block.number(newer ? 1 : 2), size = block.number(2);
       block.skip(std::size_t(message_head - (newer ? 3 : 4)));
       const std::uint64_t at = parts[i].offset + parts[i].bytes - block.left();
       block.skip(std::size_t(size));
-      if (type == 0x0008) take_layout(Reader(file, at, std::size_t(size), "a data layout"), where, layout);
+      if (type == 0x0008) take_layout(BlockReader(file, at, std::size_t(size), "a data layout"), where, layout);
       if (type != 0x0010) continue;
-      Reader next(file, at, 16, "a continuation");
+      BlockReader next(file, at, 16, "a continuation");
       const auto offset = base + next.number(8), bytes = next.number(8);
       require(Exit::bad_data, bytes >= 8, "{}: its object header is damaged", where);
       parts.push_back(newer ? Part{offset + 4, bytes - 8} : Part{offset, bytes});  // "OCHK" and a checksum around it
@@ -161,84 +164,26 @@ Layout find_layout(const FileBytes& file, std::uint64_t base, std::uint64_t addr
   return layout;
 }
 
-/// Reads the B-tree of a chunked dataset, node by node.
-class ChunkTree {
- public:
-  ChunkTree(const FileBytes& file, std::uint64_t base, const Shape& shape, const Shape& chunk, std::string where)
-      : file_(file), base_(base), chunk_(chunk), where_(std::move(where)) {
-    long double total = 1;
-    for (std::size_t i = 0; i < shape.size(); ++i) {
-      require(Exit::bad_data, chunk[i] > 0, "{}: chunks of no size; the file is damaged", where_);
-      grid_.push_back((shape[i] + chunk[i] - 1) / chunk[i]);
-      total *= (long double)grid_.back();
-    }
-    require(Exit::bad_data, total < 1e9L, "{}: {} chunks are too many", where_, double(total));
-    pieces_.resize(std::size_t(count(grid_)));
-  }
-  std::vector<Place> read(std::uint64_t root) {
-    if (root != nowhere && !pieces_.empty()) node(root, -1);
-    return std::move(pieces_);
-  }
-
- private:
-  void node(std::uint64_t address, int level) {
-    // No more nodes than chunks on each of at most 20 levels: damage cannot make this long.
-    require(Exit::bad_data, ++nodes_ <= 2 * pieces_.size() + 64, "{}: its chunk index has no end; the file is damaged", where_);
-    Reader head(file_, base_ + address, 24, "a chunk index");
-    const bool tree = head.text(4) == "TREE" && head.number(1) == 1;
-    const int found = int(head.number(1));
-    const auto entries = head.number(2);
-    require(Exit::bad_data, tree && found < 20 && (level < 0 || found == level), "{}: its chunk index is damaged at {}", where_,
-            address);
-    const std::size_t key = 8 + 8 * (grid_.size() + 1);
-    Reader block(file_, base_ + address + 24, std::size_t(entries) * (key + 8), "a chunk index");
-    for (std::uint64_t i = 0; i < entries; ++i) {
-      const auto bytes = block.number(4), mask = block.number(4);
-      std::int64_t index = 0;
-      bool inside = true;
-      for (std::size_t axis = 0; axis < grid_.size(); ++axis) {
-        const auto at = block.number(8), place = at / std::uint64_t(chunk_[axis]);
-        inside = inside && at % std::uint64_t(chunk_[axis]) == 0 && place < std::uint64_t(grid_[axis]);
-        index = inside ? index * grid_[axis] + std::int64_t(place) : 0;
-      }
-      block.skip(8);
-      const auto child = block.number(8);
-      if (found > 0) {
-        node(child, found - 1);
-        continue;
-      }
-      require(Exit::bad_data, child <= file_.size() && bytes <= file_.size(),
-              "{}: a chunk lies beyond the end of the file; the file is damaged", where_);
-      if (!inside) continue;  // left behind when the dataset was made smaller
-      Place& piece = pieces_[std::size_t(index)];
-      require(Exit::bad_data, piece.bytes == 0, "{}: its chunk index has chunk {} twice; the file is damaged", where_, index);
-      piece = {base_ + child, std::uint32_t(bytes), std::uint32_t(mask)};
-    }
-  }
-
-  const FileBytes& file_;
-  std::uint64_t base_;
-  Shape chunk_, grid_;
-  std::string where_;
-  std::vector<Place> pieces_;
-  std::size_t nodes_ = 0;
-};
-
 }  // namespace
 
 Places find_places(const FileBytes& file, const hdf5::Data& data) {
   const auto& info = data.info();
   const std::string where = file.path() + ":/" + info.name;
-  require(Exit::bad_data, info.layout != "external" && info.layout != "virtual", "{}: its values lie in other files ({})", where,
-          info.layout);
-  const std::uint64_t base = base_address(file);
-  const Layout layout = find_layout(file, base, std::uint64_t(data.header()), where);
   Places places;
+  auto unknown = [&](const std::string& why) {
+    places.unknown = where + ": where its values lie can only be found by the HDF5 library: " + why;
+    return places;
+  };
+  if (info.layout == "external" || info.layout == "virtual") return unknown("they lie in other files (" + info.layout + ")");
+  const auto base = base_address(file);
+  if (!base.unknown.empty()) return unknown(base.unknown);
+  const Layout layout = find_layout(file, base.address, std::uint64_t(data.header()), where);
+  if (!layout.unknown.empty()) return unknown(layout.unknown);
   if (layout.kind == 2) {
-    require(Exit::bad_data, layout.chunk.size() == info.shape.size(), "{}: its chunks have {} axes, not {}", where,
-            layout.chunk.size(), info.shape.size());
-    places.chunk = layout.chunk;
-    places.pieces = ChunkTree(file, base, info.shape, layout.chunk, where).read(layout.address);
+    require(Exit::bad_data, layout.index.chunk.size() == info.shape.size(), "{}: its chunks have {} axes, not {}", where,
+            layout.index.chunk.size(), info.shape.size());
+    places.chunk = layout.index.chunk;
+    places.pieces = read_chunk_index(file, base.address, info, layout.index, where);
   }
   if (layout.kind != 1) return places;
   const std::int64_t row = std::max<std::int64_t>(1, data.width() * info.bytes);
@@ -246,7 +191,7 @@ Places find_places(const FileBytes& file, const hdf5::Data& data) {
   if (layout.address == nowhere) return places;
   for (std::uint64_t at = 0; at < layout.bytes; at += std::uint64_t(places.block))
     places.pieces.push_back(
-        {base + layout.address + at, std::uint32_t(std::min(layout.bytes - at, std::uint64_t(places.block))), 0});
+        {base.address + layout.address + at, std::uint32_t(std::min(layout.bytes - at, std::uint64_t(places.block))), 0});
   return places;
 }
 

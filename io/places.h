@@ -13,20 +13,28 @@ namespace lockstep::io {
 class FileBytes {
  public:
   /// Throws (bad_data) when it cannot be read.
-  explicit FileBytes(std::string path);
+  explicit FileBytes(const std::string& path);
+  /// Takes over an open descriptor; `path` is for messages.
+  FileBytes(int descriptor, std::string path);
   ~FileBytes();
   FileBytes(const FileBytes&) = delete;
   FileBytes& operator=(const FileBytes&) = delete;
 
   /// Exactly [offset, offset + bytes); a place beyond the end is bad_data that names `what`.
   void read(std::uint64_t offset, void* out, std::size_t bytes, const char* what) const;
-  std::uint64_t size() const { return size_; }
+  std::uint64_t size() const { return std::uint64_t(state_.bytes); }
+  /// Whether somebody wrote to the file, as its size and time of change tell, since this was made.
+  bool changed() const;
   const std::string& path() const { return path_; }
+  int descriptor() const { return descriptor_; }
 
  private:
   std::string path_;
   int descriptor_;
-  std::uint64_t size_;
+  struct State {
+    std::int64_t bytes, seconds, nanoseconds;
+    bool operator==(const State&) const = default;
+  } state_{};
 };
 
 /// A piece of a dataset in its file: a chunk as it is stored (filtered), or some rows of contiguous data.
@@ -40,12 +48,13 @@ struct Places {
   Shape chunk = {};        ///< empty: contiguous
   std::int64_t block = 0;  ///< contiguous: bytes of a piece (whole rows, about 64 KiB; the last one may be shorter)
   std::vector<Place> pieces = {};
+  std::string unknown = {};  ///< a sentence: why only the library finds them; empty when they were found
 };
 
-/// Finds all chunks of a dataset by reading the file's own index (a version 1 B-tree, which HDF5 makes unless told otherwise);
-/// the library of 1.10 needs time in proportion to the number of chunks for each chunk that it is asked about. Cost: a read for
-/// each 32 to 64 chunks. Compact data has no pieces. Throws (bad_data) for damage, and for what it does not know: newer chunk
-/// indexes (libver = "latest"), virtual and external storage. From the HDF5 File Format Specification, version 3.0, II and III.
+/// Finds all chunks of a dataset by reading the file's own index, of any kind that HDF5 1.10 to 1.14 make; the library of 1.10
+/// needs time in proportion to the number of chunks for each chunk that it is asked about. Cost: a read for each 32 to 64 chunks,
+/// or fewer. Compact data has no pieces. Not known: virtual and external storage, layouts of other releases. Throws (bad_data)
+/// for damage. From the HDF5 File Format Specification, version 3.0, II and IV.
 Places find_places(const FileBytes&, const hdf5::Data&);
 
 }  // namespace lockstep::io

@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 #include <sys/mman.h>
-#include <unistd.h>
+#include <sys/uio.h>
 
 #include <algorithm>
 #include <atomic>
@@ -17,6 +17,9 @@ using Kind = hdf5::Layout::Kind;
 
 constexpr std::int64_t block_bytes = 256 << 10;            // of what has no chunks: a read that is worth its call
 constexpr std::int64_t most_band = std::int64_t(1) << 30;  // larger ones are left to the library, a part at a time
+constexpr std::int64_t run_bytes = 1 << 20;                // of rows that any order costs the same
+constexpr std::int64_t smallest_read = 4 << 10;            // a row of fewer bytes is not worth a call of its own
+constexpr std::int64_t most_places = 1 << 24;              // chunks: 16 bytes each
 enum State : std::uint8_t { absent, filling, there };
 
 std::uint64_t next_id() {
@@ -59,23 +62,26 @@ Rows::Rows(std::shared_ptr<const hdf5::File> file, const std::string& name, hdf5
   if (manifest_ && layout_.kind != Kind::library) listed_ = manifest_->find(data_.info().name);
   if (listed_ && layout_.kind == Kind::contiguous) band_rows_ = std::max<std::int64_t>(1, listed_->block / stored_row());
   bands_ = (count_ + band_rows_ - 1) / band_rows_;
-  if (layout_.kind == Kind::contiguous || listed_) descriptor_ = data_.descriptor();
+  if (layout_.kind != Kind::library) bytes_ = std::make_unique<FileBytes>(data_.descriptor(), file_->path());
   straight_ = layout_.kind == Kind::contiguous && !listed_;
+  run_rows_ = layout_.kind == Kind::contiguous && !listed_ ? std::max<std::int64_t>(1, run_bytes / row) : band_rows_;
   if (layout_.kind != Kind::chunked) return;
   chunk_bytes_ = std::size_t(layout_.number.bytes);
-  whole_rows_ = same(layout_.number, element_);
+  bool whole = true;
   for (std::size_t i = 0; i < shape.size(); ++i) {
     grid_.push_back((shape[i] + layout_.chunk[i] - 1) / layout_.chunk[i]);
     chunk_bytes_ *= std::size_t(layout_.chunk[i]);
-    if (i > 0) across_ *= grid_[i], whole_rows_ = whole_rows_ && layout_.chunk[i] == shape[i];
+    if (i > 0) across_ *= grid_[i], whole = whole && layout_.chunk[i] == shape[i];
   }
-  straight_ = whole_rows_ && layout_.chunk[0] == 1 && row >= 4096 &&
-              std::ranges::all_of(layout_.filters, [](const auto& f) { return f.id == fletcher32_filter; });
+  whole_rows_ = whole && same(layout_.number, element_);
+  summed_ = layout_.filters.size() == 1 && layout_.filters[0].id == fletcher32_filter;
+  if (stored_row() < smallest_read || !whole) return;
+  const bool plain = layout_.filters.empty(), alone = whole_rows_ && layout_.chunk[0] == 1;
+  straight_ = (plain && !listed_) || (alone && (plain || summed_));
+  if (straight_ && alone) run_rows_ = std::max<std::int64_t>(1, run_bytes / row);
 }
 
-Rows::~Rows() {
-  if (descriptor_ >= 0) close(descriptor_);
-}
+Rows::~Rows() = default;
 
 // ---- kept
 
@@ -141,11 +147,7 @@ Rows::Block Rows::get(std::int64_t first, std::int64_t count, Scratch& scratch) 
 }
 
 void Rows::copy(std::int64_t first, std::int64_t count, std::byte* out) const {
-  if (direct() && layout_.kind == Kind::contiguous) return read_plain(first, count, out);
-  if (direct()) {
-    for (std::int64_t i = 0; i < count; ++i) fill(first + i, out + i * row_bytes());
-    return;
-  }
+  if (direct()) return read_rows(first, count, out);
   const std::int64_t begin = first / band_rows_, end = (first + count - 1) / band_rows_ + 1, row = row_bytes();
   engine_->pool.each(end - begin, [&](std::int64_t i) {
     Scratch none;
@@ -179,37 +181,67 @@ void Rows::fill(std::int64_t band, std::byte* out) const {
     case Kind::chunked: engine_->pool.each(across_, [&](std::int64_t i) { fill_chunk(band, i, out); }); break;
     case Kind::contiguous:
       if (listed_) return fill_block(band, out);
-      read_plain(band * band_rows_, rows_of(band), out);
+      read_plain(layout_.offset + band * band_rows_ * stored_row(), rows_of(band) * width_, out);
       break;
     default: data_.read(element_, band * band_rows_, rows_of(band), out);
   }
 }
 
+/// Where a chunk lies; none: only the library finds it.
+const Place* Rows::place(std::int64_t chunk) const {
+  std::call_once(looked_, [&] {
+    if (std::int64_t(grid_[0] * across_) > std::min(most_places, std::int64_t(bytes_->size())) || bytes_->changed()) return;
+    auto found = find_places(*bytes_, data_);
+    if (found.unknown.empty() && found.chunk == layout_.chunk) places_ = std::move(found.pieces);
+  });
+  return places_.empty() ? nullptr : &places_[std::size_t(chunk)];
+}
+
+/// A chunk as it is stored, or nothing when it was never written. With nothing left to undo it lies in `out`, where that is
+/// given.
+hdf5::Data::RawChunk Rows::stored_chunk(std::int64_t number, const Shape& at, std::byte* out) const {
+  thread_local Scratch raw;
+  auto buffer = [&](std::size_t bytes) {
+    return out && layout_.filters.empty() && bytes == chunk_bytes_ ? out : raw.need(bytes);
+  };
+  hdf5::Data::RawChunk chunk;
+  if (listed_) {
+    require(Exit::bad_data, number < listed_->count && listed_->chunk == layout_.chunk, "{}: the manifest is not of this file",
+            where_);
+    const auto& piece = manifest_->pieces(*listed_)[std::size_t(number)];
+    if (piece.bytes == 0) return chunk;
+    chunk = {buffer(piece.bytes), piece.bytes, piece.filter_mask};
+    read_file(std::int64_t(piece.offset), chunk.data, piece.bytes);
+    manifest_->check(*listed_, number, {chunk.data, chunk.bytes});
+    return chunk;
+  }
+  const Place* known = place(number);
+  if (!known) return data_.read_chunk(layout_, at, buffer);
+  // Filters may make a chunk a little larger, never much.
+  require(Exit::bad_data, known->bytes <= chunk_bytes_ + chunk_bytes_ / 4 + 4096,
+          "{}: chunk {} claims {} bytes for {}; the file is damaged", where_, to_text(at), known->bytes, chunk_bytes_);
+  const bool summed = out && summed_ && known->bytes == chunk_bytes_ + 4 && (known->filter_mask & 1) == 0;
+  std::byte sum[4];
+  if (summed)  // the checksum lies behind the values: no copy is needed
+    read_file(std::int64_t(known->offset), chunk.data = out, std::int64_t(chunk_bytes_), sum);
+  else if (known->bytes > 0)
+    read_file(std::int64_t(known->offset), chunk.data = buffer(known->bytes), known->bytes);
+  chunk.bytes = known->bytes, chunk.mask = known->filter_mask;
+  if (bytes_->changed()) return data_.read_chunk(layout_, at, buffer);  // the place may be another chunk's by now
+  const std::string problem = summed ? check_fletcher32({out, chunk_bytes_}, sum) : "";
+  require(Exit::bad_data, problem.empty(), "{}: chunk {} is damaged: {}", where_, to_text(at), problem);
+  return chunk;
+}
+
 void Rows::fill_chunk(std::int64_t band, std::int64_t across, std::byte* out) const {
-  thread_local Scratch raw, decoded;
-  const std::int64_t number = across;
+  thread_local Scratch decoded;
+  const std::int64_t number = band * across_ + across;
   Shape at(grid_.size());
   for (std::size_t axis = grid_.size(); axis-- > 1; across /= grid_[axis]) at[axis] = across % grid_[axis];
   at[0] = band;
   // A chunk of whole rows in our own form is decoded, or even read, where it is to lie.
   const bool in_place = whole_rows_ && rows_of(band) == layout_.chunk[0];
-  auto buffer = [&](std::size_t bytes) {
-    return in_place && layout_.filters.empty() && bytes == chunk_bytes_ ? out : raw.need(bytes);
-  };
-  hdf5::Data::RawChunk chunk;
-  if (listed_) {
-    const std::int64_t index = band * across_ + number;
-    require(Exit::bad_data, index < listed_->count && listed_->chunk == layout_.chunk, "{}: the manifest is not of this file",
-            where_);
-    const auto& piece = manifest_->pieces(*listed_)[std::size_t(index)];
-    if (piece.bytes > 0) {
-      chunk = {buffer(piece.bytes), piece.bytes, piece.filter_mask};
-      read_file(std::int64_t(piece.offset), chunk.data, piece.bytes);
-      manifest_->check(*listed_, index, {chunk.data, chunk.bytes});
-    }
-  } else {
-    chunk = data_.read_chunk(layout_, at, buffer);
-  }
+  const hdf5::Data::RawChunk chunk = stored_chunk(number, at, in_place ? out : nullptr);
   std::byte* values = in_place ? out : nullptr;
   if (!chunk.data) {
     if (!values) values = decoded.need(chunk_bytes_);
@@ -249,13 +281,24 @@ void Rows::scatter(const std::byte* values, const Shape& at, std::byte* out) con
   }
 }
 
-void Rows::read_file(std::int64_t offset, std::byte* out, std::int64_t bytes) const {
-  while (bytes > 0) {
-    const auto n = pread(descriptor_, out, std::size_t(bytes), off_t(offset));
+/// Bytes of the file to `out`, and the bytes after them to `rest`.
+void Rows::read_file(std::int64_t offset, std::byte* out, std::int64_t bytes, std::span<std::byte> rest) const {
+  iovec parts[2] = {{out, std::size_t(bytes)}, {rest.data(), rest.size()}};
+  for (iovec* part = parts; part != parts + 2;) {
+    if (part->iov_len == 0) {
+      ++part;
+      continue;
+    }
+    auto n = preadv(bytes_->descriptor(), part, int(parts + 2 - part), off_t(offset));
     if (n < 0 && errno == EINTR) continue;
     require(Exit::io, n >= 0, "{}: reading failed: {}", where_, std::strerror(errno));
     require(Exit::bad_data, n > 0, "{}: the file ends before the values of this dataset do", where_);
-    out += n, offset += n, bytes -= n;
+    for (offset += n; n > 0;) {
+      const auto done = std::min(std::size_t(n), part->iov_len);
+      part->iov_base = static_cast<std::byte*>(part->iov_base) + done;
+      part->iov_len -= done, n -= std::int64_t(done);
+      if (n > 0) ++part;
+    }
   }
 }
 
@@ -272,16 +315,36 @@ void Rows::fill_block(std::int64_t index, std::byte* out) const {
   if (!as_is) convert(layout_.number, element_, stored, out, rows * width_);
 }
 
-void Rows::read_plain(std::int64_t first, std::int64_t count, std::byte* out) const {
-  const std::int64_t offset = layout_.offset + first * stored_row();
-  if (same(layout_.number, element_)) return read_file(offset, out, count * stored_row());
+/// Values that lie one after another from a place in the file on.
+void Rows::read_plain(std::int64_t offset, std::int64_t values, std::byte* out) const {
+  if (same(layout_.number, element_)) return read_file(offset, out, values * layout_.number.bytes);
   thread_local Scratch scratch;
-  const std::int64_t values = count * width_, piece = block_bytes / layout_.number.bytes;
+  const std::int64_t piece = block_bytes / layout_.number.bytes;
   for (std::int64_t at = 0; at < values; at += piece) {
     const std::int64_t n = std::min(piece, values - at);
     std::byte* stored = scratch.need(std::size_t(n * layout_.number.bytes));
     read_file(offset + at * layout_.number.bytes, stored, n * layout_.number.bytes);
     convert(layout_.number, element_, stored, out + at * std::int64_t(hdf5::size_of(element_)), n);
+  }
+}
+
+/// Rows that are read at each call: of contiguous data, or of chunks without filters.
+void Rows::read_rows(std::int64_t first, std::int64_t count, std::byte* out) const {
+  if (layout_.kind == Kind::contiguous) return read_plain(layout_.offset + first * stored_row(), count * width_, out);
+  for (std::int64_t n; count > 0; first += n, count -= n, out += n * row_bytes()) {
+    const std::int64_t index = first / band_rows_, from = first - index * band_rows_;
+    n = std::min(count, rows_of(index) - from);
+    if (band_rows_ == 1) {
+      fill(index, out);
+      continue;
+    }
+    const Place* known = place(index);
+    if (known && known->bytes == chunk_bytes_) {
+      read_plain(std::int64_t(known->offset) + from * stored_row(), n * width_, out);
+      if (!bytes_->changed()) continue;
+    }
+    const auto whole = band(index);  // never written, or for the library
+    std::memcpy(out, whole.get() + from * row_bytes(), std::size_t(n * row_bytes()));
   }
 }
 

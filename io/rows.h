@@ -3,6 +3,7 @@
 // Private to io/: the rows of one dataset, from wherever they lie.
 
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,7 @@
 #include "io/data_manifest.h"
 #include "io/decode.h"
 #include "io/hdf5.h"
+#include "io/places.h"
 #include "io/pool.h"
 
 namespace lockstep::io {
@@ -24,11 +26,12 @@ struct Engine {
 /// The rows of one numeric dataset. Thread-safe. Three ways, chosen by how it lies in its file and whether it is to be kept:
 ///
 /// * kept: all of it has a place in memory; a band is read when a row of it is first asked for, and stays;
-/// * contiguous, or one row a chunk with nothing to decompress: read from the file at each call;
+/// * contiguous, or whole rows in chunks with nothing to decompress: read from the file at each call, row by row;
 /// * else (chunks, and what only the library can read): bands of the cache.
 ///
-/// Chunks are read as stored, under the library's lock (with a manifest, which knows their places: without), and decoded on the
-/// calling thread.
+/// Chunks are read at the places that the file's own index or a manifest lists, and decoded on the calling thread, without the
+/// library. It reads them, under its lock, where the index is not known (find_places), has too many chunks to be held, or may
+/// have changed since the file was opened.
 class Rows {
  public:
   /// Values are given as `element`. keep: memory of kept_bytes() zero bytes, which other processes of this node may share; none:
@@ -49,6 +52,8 @@ class Rows {
   const std::string& where() const { return where_; }  ///< "fashion.h5:/train/images"
   /// Rows that are read and decoded together.
   std::int64_t band_rows() const { return band_rows_; }
+  /// Rows that lie together: a chunk, or as many as are worth one read.
+  std::int64_t run_rows() const { return run_rows_; }
   /// Whether rows come from the file at each call, so that a place of their own saves a copy.
   bool direct() const { return !kept_ && straight_; }
 
@@ -67,9 +72,12 @@ class Rows {
   void fill(std::int64_t band, std::byte* out) const;
   void fill_chunk(std::int64_t band, std::int64_t across, std::byte* out) const;
   void scatter(const std::byte* values, const Shape& at, std::byte* out) const;
-  void read_file(std::int64_t offset, std::byte* out, std::int64_t bytes) const;
+  const Place* place(std::int64_t chunk) const;
+  hdf5::Data::RawChunk stored_chunk(std::int64_t number, const Shape& at, std::byte* out) const;
+  void read_file(std::int64_t offset, std::byte* out, std::int64_t bytes, std::span<std::byte> rest = {}) const;
   void fill_block(std::int64_t index, std::byte* out) const;
-  void read_plain(std::int64_t first, std::int64_t count, std::byte* out) const;
+  void read_plain(std::int64_t offset, std::int64_t values, std::byte* out) const;
+  void read_rows(std::int64_t first, std::int64_t count, std::byte* out) const;
   std::int64_t stored_row() const { return width_ * layout_.number.bytes; }
   std::int64_t rows_of(std::int64_t band) const { return std::min(band_rows_, count_ - band * band_rows_); }
   BandCache::Band band(std::int64_t index) const;
@@ -83,16 +91,19 @@ class Rows {
   hdf5::Layout layout_;
   std::int64_t count_, width_;
   std::string where_;
-  std::int64_t band_rows_ = 1, bands_ = 0;
+  std::int64_t band_rows_ = 1, run_rows_ = 1, bands_ = 0;
   std::uint64_t id_;  // in the cache
   std::shared_ptr<const DataManifest> manifest_;
   const DataManifest::Dataset* listed_ = nullptr;  // in the manifest
-  int descriptor_ = -1;                            // contiguous, or with a manifest
+  std::unique_ptr<const FileBytes> bytes_;         // contiguous and chunked
+  mutable std::once_flag looked_;                  // for:
+  mutable std::vector<Place> places_;              // chunked, without a manifest; empty: only the library finds them
   Shape grid_;                                     // chunked: chunks along each axis
   std::int64_t across_ = 1;                        // chunks of a band
   std::size_t chunk_bytes_ = 0;                    // of a decoded chunk
   bool straight_ = false;                          // worth no place in the cache
   bool whole_rows_ = false;                        // chunks hold whole rows in the element's own form
+  bool summed_ = false;                            // chunks have a Fletcher32 checksum and nothing else
   Memory kept_;                                    // the values, then a byte a band: absent, being read, there
 };
 
