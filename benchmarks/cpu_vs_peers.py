@@ -119,6 +119,7 @@ class Contest:
         self.case, self.ranks, self.threads, self.folder = CASES[name] | {}, ranks, threads, folder
         if arguments.rows:
             self.case["rows"] = arguments.rows
+        self.case["update"] = arguments.update
         self.names, self.processes = ["lockstep"], []
         write(folder / "case.json", self.case)
         write_batches(folder, self.case, ranks)
@@ -244,6 +245,7 @@ def main():
     parser.add_argument("--ranks", type=int, choices=[1, 2], action="append", help="1: x 2 threads, 2: x 1 thread")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--rows", type=int, help="rows of the batch on each rank, instead of the case's own")
+    parser.add_argument("--update", choices=["auto", "whole", "sharded"], default="auto", help="of two ranks of Lockstep")
     parser.add_argument("--torch", default="eager,compiled", help="which of PyTorch's ways take part")
     parser.add_argument("--check", action="store_true", help="only compare losses (and fill the cache of compiled code); no timing")
     parser.add_argument("--python", help="an interpreter that has PyTorch and numpy")

@@ -24,12 +24,33 @@ struct Layout {
   std::int64_t total = 0;       ///< elements with frozen parameters and buffers
 };
 
+/// A run of elements of the flat arenas.
+struct Range {
+  std::int64_t begin = 0, size = 0;
+};
+
+/// For updates that the ranks share: each updates its own parts of the trained parameters, whose gradients it has, keeps the
+/// moments of no others, and gives the result to all. `parallel` implements it, optimizers follow it.
+class SharedUpdate {
+ public:
+  virtual ~SharedUpdate() = default;
+  /// This rank's parts, in order; they are cut where norm blocks of parameters begin (kernels/update.h).
+  virtual const std::vector<Range>& mine() const = 0;
+  /// values = the sum of every rank's, in `queue`.
+  virtual void sum(const Queue&, View values) = 0;
+  /// The masters of mine()[part] are updated in `queue`: they go to the other ranks. All parts, in order.
+  virtual void publish(const Queue&, std::size_t part) = 0;
+  /// Work put into `queue` later sees all ranks' parts.
+  virtual void join(const Queue&) = 0;
+};
+
 /// The values of all parameters in flat arenas of one layout: weights in the compute type, masters in f32 (the same memory when
 /// the compute type is f32; buffers are f32 and live in masters only).
 struct Flat {
   Layout layout;
   Memory weight_memory, master_memory;
   View weights, masters;
+  SharedUpdate* update = nullptr;  ///< the strategy's; null: every rank updates everything
 };
 
 /// Allocates weights and masters, makes every parameter's tensor point into them and returns the flat arenas.

@@ -17,7 +17,7 @@ struct NamedView {
   std::string name;
   Shape shape;             ///< of the whole tensor
   View view;               ///< host or device memory
-  std::int64_t begin = 0;  ///< loading: the view is elements [begin, begin + view.size) of the tensor, in row-major order
+  std::int64_t begin = 0;  ///< the view is elements [begin, begin + view.size) of the tensor, in row-major order
 };
 
 struct CheckpointOptions {
@@ -26,14 +26,16 @@ struct CheckpointOptions {
   bool asynchronous = false;    ///< begin() copies, a thread writes
 };
 
-/// Writes the checkpoints of a run as `folder`/step_<N>/. Every rank writes an equal share of all bytes to its own rank<k>.h5
-/// (contiguous datasets); rank 0 adds checkpoint.h5, whose virtual datasets show whole tensors under their names, and
-/// manifest.json with the place of every piece and XXH3-128 of every byte. A checkpoint becomes visible by one rename after
-/// everything is on disk; then `folder`/latest names it, and older ones go. One that failed leaves nothing behind, and older ones
-/// untouched. All calls are collective and made by the thread that owns the group.
+/// Writes the checkpoints of a run as `folder`/step_<N>/. Every rank writes to its own rank<k>.h5 (contiguous datasets) the
+/// parts of tensors that it alone holds, and an equal share of the bytes that all hold; rank 0 adds checkpoint.h5, whose virtual
+/// datasets show whole tensors under their names, and manifest.json with the place of every piece and XXH3-128 of every byte. A
+/// checkpoint becomes visible by one rename after everything is on disk; then `folder`/latest names it, and older ones go. One
+/// that failed leaves nothing behind, and older ones untouched. All calls are collective and made by the thread that owns the
+/// group.
 class CheckpointWriter {
  public:
-  /// The views are whole tensors, hold the same values on every rank, and stay where they are. Waits for the other ranks.
+  /// A tensor is whole on every rank, with the same values, or the ranks' views of it are parts that make it up. Views stay where
+  /// they are. Waits for the other ranks.
   CheckpointWriter(std::string folder, std::vector<NamedView>, CheckpointOptions, const Queue&, Group&);
   /// Waits for the thread; what is not agreed by then is no checkpoint.
   ~CheckpointWriter();

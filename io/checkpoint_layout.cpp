@@ -43,15 +43,20 @@ std::string read_all(const RawFile& file, std::int64_t at, std::int64_t bytes) {
 
 }  // namespace
 
-std::vector<Slice> slices_of(const std::vector<Manifest::Tensor>& tensors, int rank, int ranks) {
+std::vector<Slice> slices_of(const std::vector<Manifest::Tensor>& tensors, const Parts& parts, int rank) {
+  std::vector<char> in_parts(tensors.size());
+  for (const auto& held : parts)
+    for (const Slice& part : held) in_parts[part.tensor] = 1;
   std::int64_t total = 0, at = 0;
-  for (const auto& t : tensors) total += t.bytes();
+  for (std::size_t i = 0; i < tensors.size(); ++i) total += in_parts[i] ? 0 : tensors[i].bytes();
+  const auto ranks = std::int64_t(parts.size());
   auto cut = [&](std::int64_t part) {  // total * part / ranks, which may not fit
     return total / ranks * part + total % ranks * part / ranks;
   };
   const std::int64_t begin = cut(rank), end = cut(rank + 1);
-  std::vector<Slice> slices;
+  std::vector<Slice> slices = parts[std::size_t(rank)];
   for (std::size_t i = 0; i < tensors.size(); ++i) {
+    if (in_parts[i]) continue;
     const std::int64_t n = count(tensors[i].shape), size = std::int64_t(size_of(tensors[i].dtype));
     auto element = [&](std::int64_t byte) { return std::clamp<std::int64_t>((byte - at + size - 1) / size, 0, n); };
     const std::int64_t first = begin <= at ? 0 : element(begin), last = end <= at ? 0 : element(end);
@@ -59,6 +64,21 @@ std::vector<Slice> slices_of(const std::vector<Manifest::Tensor>& tensors, int r
     at += tensors[i].bytes();
   }
   return slices;
+}
+
+void check_parts(const std::vector<Manifest::Tensor>& tensors, const Parts& parts) {
+  std::vector<Slice> all;
+  for (const auto& held : parts) all.insert(all.end(), held.begin(), held.end());
+  std::ranges::sort(all, {}, [](const Slice& s) { return std::pair(s.tensor, s.begin); });
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    const bool first = i == 0 || all[i - 1].tensor != all[i].tensor,
+               last = i + 1 == all.size() || all[i + 1].tensor != all[i].tensor;
+    const auto& [name, shape, dtype] = tensors[all[i].tensor];
+    require(
+        all[i].begin == (first ? 0 : all[i - 1].begin + all[i - 1].size) && (!last || all[i].begin + all[i].size == count(shape)),
+        "checkpoint: the ranks' parts do not make up '{}' {}: see elements {} to {}", name, to_text(shape), all[i].begin,
+        all[i].begin + all[i].size);
+  }
 }
 
 std::string rank_file_name(int rank) {

@@ -16,8 +16,12 @@ struct Slice {
   std::size_t tensor;
   std::int64_t begin, size;
 };
-/// A rank's share when all tensors, one after another, are cut into pieces of equal bytes.
-std::vector<Slice> slices_of(const std::vector<Manifest::Tensor>&, int rank, int ranks);
+/// What each rank holds of tensors that are not whole on every rank, by rank.
+using Parts = std::vector<std::vector<Slice>>;
+/// What a rank writes: its parts, and its share when all other tensors, one after another, are cut into pieces of equal bytes.
+std::vector<Slice> slices_of(const std::vector<Manifest::Tensor>&, const Parts&, int rank);
+/// Throws when the parts of a tensor leave a hole or overlap.
+void check_parts(const std::vector<Manifest::Tensor>&, const Parts&);
 
 /// "rank3.h5"
 std::string rank_file_name(int rank);

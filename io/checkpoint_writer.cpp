@@ -2,6 +2,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
@@ -37,8 +38,8 @@ std::vector<Manifest::Tensor> tensors_of(const std::vector<NamedView>& views) {
   std::set<std::string> names;
   for (const auto& v : views) {
     require(names.insert(v.name).second, "checkpoint: two tensors are called '{}'", v.name);
-    require(count(v.shape) == v.view.size && v.begin == 0, "checkpoint: '{}' {} has {} elements", v.name, to_text(v.shape),
-            v.view.size);
+    require(v.begin >= 0 && v.begin <= count(v.shape) && v.view.size <= count(v.shape) - v.begin,
+            "checkpoint: '{}' {} has {} elements from {} on", v.name, to_text(v.shape), v.view.size, v.begin);
     tensors.push_back({v.name, v.shape, v.view.dtype});
   }
   return tensors;
@@ -50,14 +51,36 @@ void make_folder(const std::string& path) {
   if (problem) write_failed(path, 0, problem.value());
 }
 
-/// All but checksums and state, on rank 0: the files and pieces of all ranks.
-Manifest plan_of(const std::vector<Manifest::Tensor>& tensors, const std::vector<std::string>& layouts) {
+/// What each rank holds of tensors that are not whole everywhere. Collective.
+Parts parts_of(const std::vector<Manifest::Tensor>& tensors, const std::vector<NamedView>& views, Group& group) {
+  Json mine = Json::array();
+  for (std::size_t i = 0; i < views.size(); ++i)
+    if (views[i].view.size != count(tensors[i].shape)) mine.push_back({i, views[i].begin, views[i].view.size});
+  std::vector<char> in_parts(tensors.size());
+  const auto all = group.gather(mine.dump());
+  for (const auto& text : all)
+    for (const auto& part : Json::parse(text)) in_parts.at(part[0].get<std::size_t>()) = 1;
+  // Whoever holds a whole tensor that is in parts elsewhere has its only part, or more than the others leave.
+  mine = Json::array();
+  for (std::size_t i = 0; i < views.size(); ++i)
+    if (in_parts[i] && views[i].view.size > 0) mine.push_back({i, views[i].begin, views[i].view.size});
+  Parts parts;
+  for (const auto& text : group.gather(mine.dump())) {
+    auto& held = parts.emplace_back();
+    for (const auto& part : Json::parse(text)) held.push_back({part[0], part[1], part[2]});
+  }
+  check_parts(tensors, parts);
+  return parts;
+}
+
+/// All but checksums and state, on rank 0: the files and pieces of all ranks, rank after rank.
+Manifest plan_of(const std::vector<Manifest::Tensor>& tensors, const Parts& parts, const std::vector<std::string>& layouts) {
   Manifest plan;
   plan.tensors = tensors;
   for (std::size_t rank = 0; rank < layouts.size(); ++rank) {
     const Json layout = Json::parse(layouts[rank]);
     plan.files.push_back({rank_file_name(int(rank)), layout["bytes"], layout["rest_xxh3"]});
-    const auto slices = slices_of(tensors, int(rank), int(layouts.size()));
+    const auto slices = slices_of(tensors, parts, int(rank));
     for (std::size_t i = 0; i < slices.size(); ++i)
       plan.pieces.push_back(
           {std::int64_t(slices[i].tensor), std::int64_t(rank), slices[i].begin, slices[i].size, layout["offsets"][i], {}});
@@ -76,7 +99,7 @@ struct CheckpointWriter::Parts {
 
   std::vector<Slice> slices;
   FileLayout layout;
-  Manifest plan;  // rank 0
+  Manifest plan;  // rank 0; pieces rank after rank
   Memory copies;  // of this rank's slices, one after another; asynchronous
 
   enum class Phase : std::uint8_t {
@@ -93,7 +116,10 @@ struct CheckpointWriter::Parts {
   Parts(std::string folder, std::vector<NamedView> views, CheckpointOptions options, const Queue& queue, Group& group)
       : folder(std::move(folder)), views(std::move(views)), options(options), queue(queue), group(group) {}
 
-  View view_of(const Slice& s) const { return views[s.tensor].view.slice(s.begin, s.size); }
+  View view_of(const Slice& s) const {
+    const auto& [name, shape, view, begin] = views[s.tensor];
+    return view.slice(s.begin - begin, s.size);
+  }
 
   std::string make_temporary() const {
     make_folder(folder);
@@ -163,6 +189,7 @@ struct CheckpointWriter::Parts {
     auto piece = manifest.pieces.begin();
     for (const auto& told : reports)
       for (auto& sums : Json::parse(result(told))) (piece++)->xxh3 = sums.get<std::vector<std::string>>();
+    std::ranges::sort(manifest.pieces, {}, [](const auto& p) { return std::pair(p.tensor, p.begin); });
     const std::string view = view_file(manifest);
     manifest.files.push_back({checkpoint_view_name, std::int64_t(view.size()), checksum(view)});
     write_synced(temporary + "/" + checkpoint_view_name, view);
@@ -222,14 +249,15 @@ CheckpointWriter::CheckpointWriter(std::string folder, std::vector<NamedView> vi
     make_folder(p.folder);
     return "";
   });
+  settle(group, [&] { tensors = tensors_of(p.views); });
+  const io::Parts parts = parts_of(tensors, p.views, group);
   settle(group, [&] {
-    tensors = tensors_of(p.views);
-    p.slices = slices_of(tensors, group.rank(), group.size());
+    p.slices = slices_of(tensors, parts, group.rank());
     p.layout = lay_out(tensors, p.slices, fmt::format("{}/{}.tmp.layout", p.folder, rank_file_name(group.rank())));
   });
   const auto all =
       group.gather(Json{{"bytes", p.layout.bytes}, {"rest_xxh3", p.layout.rest_xxh3}, {"offsets", p.layout.offsets}}.dump());
-  if (group.rank() == 0) p.plan = plan_of(tensors, all);
+  if (group.rank() == 0) p.plan = plan_of(tensors, parts, all);
 }
 
 CheckpointWriter::~CheckpointWriter() {

@@ -32,24 +32,21 @@ template <class Piece, class Body>
 struct InPieces {
   Table<Piece> table;
   Body body;
-  std::int64_t blocks_before;
   template <class Team>
   HD void operator()(Team team, std::int64_t block) const {
     int p = table.find(block);
     const Piece& piece = table.pieces[p];
     std::int64_t offset = (block - table.first_block[p]) * norm_block;
     std::int64_t size = piece.size - offset < norm_block ? piece.size - offset : norm_block;
-    body(team, piece, piece.begin + offset, size, blocks_before + block);
+    body(team, piece, piece.begin + offset, size);
   }
 };
 
-/// body(team, piece, begin, size, block): elements [begin, begin + size) of the flat memory lie in `piece`; `block` counts from 0
-/// over all pieces.
+/// body(team, piece, begin, size): elements [begin, begin + size) of the flat memory lie in `piece`.
 template <class Piece, class Body>
 void for_each_block(const Queue& q, const Piece* pieces, int count, Body body) {
-  std::int64_t done = 0;
   for (int first = 0; first < count; first += Table<Piece>::capacity) {
-    InPieces<Piece, Body> in{{}, body, done};
+    InPieces<Piece, Body> in{{}, body};
     std::int64_t blocks = 0;
     for (int i = first; i < count && i < first + Table<Piece>::capacity; ++i) {
       in.table.pieces[in.table.count] = pieces[i];
@@ -58,7 +55,6 @@ void for_each_block(const Queue& q, const Piece* pieces, int count, Body body) {
     }
     in.table.first_block[in.table.count] = blocks;
     for_each_row(q, blocks, norm_block, in);
-    done += blocks;
   }
 }
 
@@ -92,18 +88,19 @@ struct Sgd {
   SgdSettings settings;
   bool first;
   template <class Team>
-  HD void operator()(Team team, const Segment& segment, std::int64_t begin, std::int64_t size, std::int64_t) const {
+  HD void operator()(Team team, const Segment& segment, std::int64_t begin, std::int64_t size) const {
     float rate = value_of(scalars, Scalar::rate) * segment.rate_scale, decay = segment.decay;
     float scale = value_of(scalars, Scalar::gradient_scale);
     float keep = first ? 0.f : settings.momentum, take = first ? 1.f : 1 - settings.dampening;
     float ahead = settings.nesterov ? settings.momentum : 1.f, now = settings.nesterov ? 1.f : 0.f;
+    float* v_of = has_velocity ? velocity + (begin - segment.moments_begin) : nullptr;
     team.each(size, [&](std::int64_t c) {
       std::int64_t i = begin + c;
       float w = out.masters[i];
       float g = scaled(float(gradients[i]), scale) + decay * w;
       if constexpr (has_velocity) {
-        float v = keep * velocity[i] + take * g;
-        velocity[i] = v;
+        float v = keep * v_of[c] + take * g;
+        v_of[c] = v;
         g = now * g + ahead * v;
       }
       out.store(i, w - rate * g);
@@ -120,20 +117,21 @@ struct AdamW {
   const float* scalars;
   AdamWSettings settings;
   template <class Team>
-  HD void operator()(Team team, const Segment& segment, std::int64_t begin, std::int64_t size, std::int64_t) const {
+  HD void operator()(Team team, const Segment& segment, std::int64_t begin, std::int64_t size) const {
     float rate = value_of(scalars, Scalar::rate) * segment.rate_scale;
     float scale = value_of(scalars, Scalar::gradient_scale);
     float kept = 1 - rate * segment.decay;
     float beta1 = settings.beta1, beta2 = settings.beta2, epsilon = settings.epsilon;
     float step = rate / value_of(scalars, Scalar::correction1);
     float root = 1 / std::sqrt(value_of(scalars, Scalar::correction2));
+    float *m_of = m + (begin - segment.moments_begin), *v_of = v + (begin - segment.moments_begin);
     team.each(size, [&](std::int64_t c) {
       std::int64_t i = begin + c;
       float g = scaled(float(gradients[i]), scale);
-      float mi = beta1 * m[i] + (1 - beta1) * g;
-      float vi = beta2 * v[i] + (1 - beta2) * g * g;
-      m[i] = mi;
-      v[i] = vi;
+      float mi = beta1 * m_of[c] + (1 - beta1) * g;
+      float vi = beta2 * v_of[c] + (1 - beta2) * g * g;
+      m_of[c] = mi;
+      v_of[c] = vi;
       out.store(i, kept * out.masters[i] - step * mi / (std::sqrt(vi) * root + epsilon));
     });
   }
@@ -144,10 +142,10 @@ struct SquareSum {
   float* partials;
   const G* gradients;
   template <class Team>
-  HD void operator()(Team team, const Span&, std::int64_t begin, std::int64_t size, std::int64_t block) const {
+  HD void operator()(Team team, const Span& span, std::int64_t begin, std::int64_t size) const {
     const G* g = gradients + begin;
     float total = team.sum(size, [&](std::int64_t c) { return float(g[c]) * float(g[c]); });
-    if (team.first()) partials[block] = total;
+    if (team.first()) partials[span.partial + (begin - span.begin) / norm_block] = total;
   }
 };
 
@@ -181,7 +179,9 @@ void check_state(const char* op, const FlatState& s, const Segment* segments, in
 
 void check_moment(const char* op, View moment, const Segment* segments, int count) {
   for (int i = 0; i < count; ++i)
-    require(moment && segments[i].begin + segments[i].size <= moment.size, "{}: segment {} lies beyond the moments", op, i);
+    require(moment && segments[i].begin >= segments[i].moments_begin &&
+                segments[i].begin - segments[i].moments_begin + segments[i].size <= moment.size,
+            "{}: segment {} lies beyond the moments", op, i);
 }
 
 }  // namespace
@@ -217,16 +217,17 @@ void adamw(const Queue& q, FlatState s, View m, View v, const Segment* segments,
   });
 }
 
-void square_sums(const Queue& q, View partials, View gradients, const Span* parameters, int count) {
-  std::int64_t blocks = 0;
+void square_sums(const Queue& q, View partials, View gradients, const Span* spans, int count) {
   for (int i = 0; i < count; ++i) {
-    blocks += (parameters[i].size + norm_block - 1) / norm_block;
-    require(parameters[i].begin >= 0 && parameters[i].begin + parameters[i].size <= gradients.size,
-            "square_sums: parameter {} lies beyond the gradients", i);
+    std::int64_t blocks = (spans[i].size + norm_block - 1) / norm_block;
+    require(spans[i].begin >= 0 && spans[i].begin + spans[i].size <= gradients.size,
+            "square_sums: span {} lies beyond the gradients", i);
+    require(spans[i].partial >= 0 && spans[i].partial + blocks <= partials.size,
+            "square_sums: span {} gives partial sums {} to {} of {}", i, spans[i].partial, spans[i].partial + blocks,
+            partials.size);
   }
-  require(partials.size == blocks, "square_sums: {} partial sums for {} blocks", partials.size, blocks);
   visit_float(gradients.dtype, [&]<class G>() {
-    for_each_block(q, parameters, count, SquareSum<G>{partials.as<float>(), gradients.as<G>()});
+    for_each_block(q, spans, count, SquareSum<G>{partials.as<float>(), gradients.as<G>()});
   });
 }
 

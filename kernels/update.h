@@ -10,6 +10,8 @@ struct Segment {
   std::int64_t begin = 0, size = 0;
   float rate_scale = 1;  ///< multiplies the step's rate
   float decay = 0;       ///< weight decay
+  /// Moments of element i are element i - moments_begin of their memory: who updates a part of the arenas keeps no others.
+  std::int64_t moments_begin = 0;
 };
 
 /// What changes from step to step, in memory of the queue's device so that a captured step reads fresh values: one f32 each.
@@ -40,12 +42,14 @@ struct AdamWSettings {
 void adamw(const Queue&, FlatState, View m, View v, const Segment* segments, int count, View scalars, AdamWSettings);
 
 /// Sums of squares in blocks of `norm_block` elements counted from each parameter's first element, so that neither bucket plan
-/// nor padding matters: parameter p gives ceil(size_p / norm_block) values of `partials` (f32), parameters in the order given.
+/// nor padding matters: a span gives ceil(size / norm_block) values of `partials` (f32), from number `partial` on. A span is a
+/// parameter, or whole blocks of one.
 inline constexpr std::int64_t norm_block = 4096;
 struct Span {
   std::int64_t begin = 0, size = 0;
+  std::int64_t partial = 0;
 };
-void square_sums(const Queue&, View partials, View gradients, const Span* parameters, int count);
+void square_sums(const Queue&, View partials, View gradients, const Span* spans, int count);
 
 /// scalars[gradient_norm] = sqrt(sum of partials, in order, in f64); scalars[gradient_scale] = min(1, limit / norm), or 1 when
 /// limit is 0. A norm that is not finite leaves scale 0, with which sgd and adamw take the gradient as

@@ -94,6 +94,9 @@ void visit_keys(C& c, F&& key) {
       Rule{.choices = {"fast", "exact"}});
   key("overlap", c.train.overlap, "send buckets while backward runs");
   key("communicate", c.train.communicate, "false: leave gradients unsummed, to measure what communication costs");
+  key("update", c.train.update,
+      "whole: every rank updates all weights; sharded: each a part, and gathers the rest; auto: the faster",
+      Rule{.choices = {"auto", "whole", "sharded"}});
   key("precision", c.train.precision, "of weights and activations; masters are f32", Rule{.choices = {"f32", "bf16"}});
   key("gradient", c.train.gradient, "type that gradients travel in", Rule{.choices = {"f32", "bf16"}});
   key("threads", c.train.threads, "CPU threads a rank", Rule{.low = 1, .high = 4096});

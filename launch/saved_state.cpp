@@ -39,7 +39,7 @@ std::vector<io::NamedView> named_views(const ParameterSet& parameters, const opt
   std::vector<io::NamedView> views;
   for (const auto& p : parameters.all()) views.push_back({p->name, p->value.shape(), p->master});
   if (optimizer)
-    for (const auto& state : optimizer->state()) views.push_back({state.name, state.shape, state.view});
+    for (const auto& state : optimizer->state()) views.push_back({state.name, state.shape, state.view, state.begin});
   return views;
 }
 

@@ -20,6 +20,7 @@
 #include "launch/peak.h"
 #include "launch/run_folder.h"
 #include "launch/saved_state.h"
+#include "launch/update.h"
 #include "parallel/data_parallel.h"
 
 namespace lockstep::launch {
@@ -67,7 +68,10 @@ class Trainer {
         model_(build_model(config_, parameters_)),
         strategy_(std::make_unique<parallel::DataParallel>(frozen(), session_.communicator(), session_.group(),
                                                            strategy_options(config_))),
-        optimizer_(build_optimizer(config_, parameters_, strategy_->flat(), strategy_->gradients())),
+        update_(
+            choose_update(config_.train.communicate ? config_.train.update : "whole", session_, *strategy_,
+                          [this] { return build_optimizer(config_, parameters_, strategy_->flat(), strategy_->gradients()); })),
+        optimizer_(std::move(update_.optimizer)),
         timeline_(session_.rank()) {
     parameters_.initialise(std::uint64_t(config_.run.seed));
     folder_ = open_run_folder(config_.run, resume, session_.group());
@@ -349,6 +353,7 @@ class Trainer {
                              step_ > 0 ? fmt::format("steps {}", step_ + 1) : "steps 1", steps_));
     session_.note(order_text());
     if (session_.size() > 1) session_.log(fmt::format("between ranks: {}", session_.communicator().name()));
+    if (!update_.text.empty()) session_.log(update_.text);
     session_.note(fmt::format("{}; peak {} flop/s", session_.placement(), count_text(peak_.flops_per_s)));
     if (t.lanes % session_.size() != 0) {
       std::int64_t most = (t.lanes + session_.size() - 1) / session_.size();
@@ -466,6 +471,7 @@ class Trainer {
   ParameterSet parameters_;
   std::unique_ptr<nn::Model> model_;
   std::unique_ptr<parallel::DataParallel> strategy_;
+  Update update_;
   std::unique_ptr<optim::Optimizer> optimizer_;
   optim::Schedule schedule_;
   std::optional<io::Loader> loader_;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 
 #include "core/group.h"
@@ -45,6 +46,11 @@ class Communicator {
   /// Slice r of `in` goes to rank r; slice r of `out` comes from it.
   virtual Ticket all_to_all(const Queue& after, View out, View in) = 0;
   virtual Ticket broadcast(const Queue& after, View data, int root) = 0;
+  /// parts[rank] becomes the sum over ranks of these elements; the others' parts may become anything. One part a rank, of any
+  /// sizes, which do not overlap and lie at the same places on every rank. Unless overridden the whole sum is made.
+  virtual Ticket reduce_parts(const Queue& after, std::span<const View> parts, Reduction = Reduction::fast);
+  /// Every rank gets parts[r] from rank r; parts as above.
+  virtual Ticket gather_parts(const Queue& after, std::span<const View> parts);
   virtual Ticket send(const Queue& after, View data, int to) = 0;
   virtual Ticket receive(const Queue& after, View data, int from) = 0;
 

@@ -38,10 +38,10 @@ namespace {
 /// What all ranks must have in common, a line each.
 std::vector<std::string> describe(const ParameterSet& set, const DataParallel::Options& o) {
   std::vector<std::string> lines;
-  lines.push_back(
-      format_text("lanes {}, reduction {}, overlap {}, communicate {}, gradients in {}, buckets of {}, {} and {} bytes",
-                  {o.lanes, o.reduction == Reduction::exact ? "exact" : "fast", o.overlap ? "on" : "off",
-                   o.communicate ? "on" : "off", name_of(o.gradient), o.buckets.head, o.buckets.middle, o.buckets.tail}));
+  lines.push_back(format_text(
+      "lanes {}, reduction {}, overlap {}, communicate {}, gradients in {}, buckets of {}, {} and {} bytes, {} update",
+      {o.lanes, o.reduction == Reduction::exact ? "exact" : "fast", o.overlap ? "on" : "off", o.communicate ? "on" : "off",
+       name_of(o.gradient), o.buckets.head, o.buckets.middle, o.buckets.tail, o.sharded_update ? "sharded" : "whole"}));
   for (auto& p : set.all())
     lines.push_back(format_text("{} {} \"{}\" {} {}{}{}{}",
                                 {p->trainable ? "trained" : "frozen", p->role == Parameter::Role::weight ? "weight" : "buffer",
@@ -99,7 +99,15 @@ DataParallel::DataParallel(ParameterSet& parameters, Communicator& communicator,
   reached_.resize(flat_.layout.slots.size());
   pending_.resize(flat_.layout.buckets.size());
   point_gradients(sums_.total(), statistic_sums_.total(), false);
-  if (options_.communicate) measure(queue);
+  share_update(options_.sharded_update);
+}
+
+void DataParallel::share_update(bool sharded) {
+  require(lane_ < 0, "share_update: a step is under way");
+  const bool shares = sharded && options_.communicate && communicator_.size() > 1;
+  sharded_ = shares ? std::make_unique<ShardedUpdate>(communicator_, flat_) : nullptr;
+  flat_.update = sharded_.get();
+  if (options_.communicate) measure(parameters_.device().queue());
 }
 
 /// What each collective takes when nothing else runs: after a round of warming up, the better of two.
@@ -256,7 +264,10 @@ View DataParallel::bucket(std::size_t i) const {
 }
 
 void DataParallel::leave(const Queue& queue, std::size_t i) {
-  if (options_.communicate) tickets_.push_back(communicator_.all_reduce(queue, bucket(i), options_.reduction));
+  if (!options_.communicate) return;
+  const bool shared = sharded_ && i < flat_.layout.buckets.size();
+  tickets_.push_back(shared ? communicator_.reduce_parts(queue, sharded_->parts(sums_.total(), i), options_.reduction)
+                            : communicator_.all_reduce(queue, bucket(i), options_.reduction));
 }
 
 void DataParallel::finish_step() {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <memory>
 #include <unordered_map>
 #include <vector>
 
@@ -9,6 +10,7 @@
 #include "parallel/bucket.h"
 #include "parallel/communicator.h"
 #include "parallel/lane_sums.h"
+#include "parallel/sharded_update.h"
 
 namespace lockstep::parallel {
 
@@ -39,17 +41,21 @@ class DataParallel final : public GradientSink {
     bool communicate = true;  ///< false: a stub for measuring what communication costs; gradients stay local
     DType gradient = DType::f32;
     BucketOptions buckets = {};
+    bool sharded_update = false;  ///< each rank sums and updates a part of the parameters; the same bits
   };
   DataParallel(ParameterSet&, Communicator&, Group&, Options);
   ~DataParallel() override;
 
   LaneShare lanes() const { return share_; }
   const Flat& flat() const { return flat_; }
-  /// The summed gradients in the layout's order; valid after finish_step().
+  /// The summed gradients in the layout's order; valid after finish_step(). With a sharded update this rank's parts alone.
   View gradients() const { return sums_.total(); }
 
   /// For measuring: how the following steps communicate, in place of the options. The same on all ranks, between steps.
   void communicate_as(bool overlap, bool communicate);
+
+  /// In place of Options::sharded_update; the same on all ranks, between steps. Optimizers made before do not follow.
+  void share_update(bool sharded);
 
   void begin_step();
   /// `lane`: 0 … lanes().count - 1, in order. `backwards`: how many backward passes this lane will run; buckets leave during the
@@ -98,6 +104,7 @@ class DataParallel final : public GradientSink {
   LaneShare share_;
   Flat flat_;
   LaneSums sums_, statistic_sums_;
+  std::unique_ptr<ShardedUpdate> sharded_;  // of a sharded update
   std::vector<Statistic> statistics_;
   std::unordered_map<const Parameter*, std::size_t> slots_;  // of parameters in buckets
 

@@ -124,6 +124,40 @@ class MpiCommunicator final : public Communicator {
     for_each_piece(data, [&](void* at, int bytes) { check_mpi(MPI_Ibcast(at, bytes, MPI_BYTE, root, comm_, add_request(p))); });
     return end(p);
   }
+  Ticket reduce_parts(const Queue& after, std::span<const View> parts, Reduction) override {
+    Pending& p = begin("reduce_parts", after);
+    View mine = parts_of("reduce_parts", parts);
+    require(mine.dtype != DType::u8, "reduce_parts: sums are defined on f32, bf16 and i32, not on u8");
+    if (one_machine() && through_window(p, hull(parts), Work::reduce_parts)) {
+      p.data = mine;
+      p.next = [this, &p] {
+        window_->check(p.number_in_window);
+        kernels::Store store{0, p.data.data};
+        kernels::merge_sums(window_->everyones(p.data), machines_->local_merges(), {&store, 1});
+        finish_in_window(p);
+      };
+      return end(p);
+    }
+    p.data = mine;
+    scatter(p, [parts](int r) { return parts[std::size_t(r)]; });
+    p.next = [this, &p] { sum(p, p.data, p.data); };
+    return end(p);
+  }
+  Ticket gather_parts(const Queue& after, std::span<const View> parts) override {
+    Pending& p = begin("gather_parts", after);
+    View mine = parts_of("gather_parts", parts);
+    if (one_machine() && through_window(p, hull(parts), Work::gather_parts)) {
+      p.data = mine;
+      p.next = [this, &p] {
+        window_->check(p.number_in_window);
+        for (View to : window_->everyones(p.data)) copy(to, p.data);
+        finish_in_window(p);
+      };
+      return end(p);
+    }
+    gather(p, mine, [parts](int r) { return parts[std::size_t(r)]; });
+    return end(p);
+  }
   Ticket send(const Queue& after, View data, int to) override {
     Pending& p = begin("send", after, false);
     send(p, data, to, 0);
@@ -172,7 +206,7 @@ class MpiCommunicator final : public Communicator {
 
  private:
   static constexpr int patience = 4096;  // looks before a waiting rank sleeps: waking up takes longer than most waits
-  enum class Work : std::uint8_t { all_reduce, reduce_scatter, all_gather, broadcast };
+  enum class Work : std::uint8_t { all_reduce, reduce_scatter, all_gather, broadcast, reduce_parts, gather_parts };
   struct Scratch {
     Memory memory;
     std::size_t bytes = 0;
@@ -289,6 +323,21 @@ class MpiCommunicator final : public Communicator {
   template <class F>
   void for_each_peer(F f) {
     for (int i = 1; i < size(); ++i) f((rank() + i) % size());
+  }
+  View parts_of(const char* what, std::span<const View> parts) const {
+    require(int(parts.size()) == size(), "{}: {} parts for {} ranks", what, parts.size(), size());
+    return parts[std::size_t(rank())];
+  }
+  /// From the first to the last element of all parts.
+  static View hull(std::span<const View> parts) {
+    auto begin = [](View v) { return static_cast<std::byte*>(v.data); };
+    View first = parts[0], last = parts[0];
+    for (View part : parts) {
+      if (begin(part) < begin(first)) first = part;
+      if (begin(part) + part.bytes() > begin(last) + last.bytes()) last = part;
+    }
+    const auto bytes = begin(last) + last.bytes() - begin(first);
+    return {first.data, std::int64_t(bytes) / std::int64_t(size_of(first.dtype)), first.dtype};
   }
   View even_slice(View data, int r) const { return data.slice(data.size / size() * r, data.size / size()); }
   static void copy(View to, View from) {

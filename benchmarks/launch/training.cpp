@@ -19,6 +19,7 @@
 #include "core/optim/sgd.h"
 #include "kernels/memory.h"
 #include "launch/session.h"
+#include "launch/update.h"
 #include "parallel/data_parallel.h"
 
 using namespace lockstep;
@@ -112,7 +113,8 @@ void train(launch::Session& session, const std::string& folder, const json& c) {
   ParameterSet set(device, type);
   auto model = make_model(set, c);
   parallel::DataParallel strategy(set, session.communicator(), session.group(), {});
-  auto optimizer = make_optimizer(set, c, strategy.flat(), strategy.gradients());
+  auto [optimizer, how] = launch::choose_update(c.value("update", "auto"), session, strategy,
+                                                [&] { return make_optimizer(set, c, strategy.flat(), strategy.gradients()); });
   set.initialise(1);
   if (session.rank() == 0) write_weights(device, set, folder);
 
@@ -171,6 +173,7 @@ void train(launch::Session& session, const std::string& folder, const json& c) {
                    {"threads", session.threads()},
                    {"placement", session.placement()},
                    {"flops", model->flops_per_row() * double(rows) * session.size()},
+                   {"update", how},
                    {"parameters", set.count_elements()}};
     if (session.rank() == 0) write(folder + "/done." + std::to_string(turn), result.dump());
   }

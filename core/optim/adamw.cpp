@@ -15,9 +15,9 @@ void AdamW::update(float* scalars) {
   scalars[int(kernels::Scalar::correction2)] = float(1 - std::pow(double(options_.beta2), double(steps_)));
 }
 
-void AdamW::launch() {
+void AdamW::launch(const kernels::Segment* segments, int count) {
   kernels::AdamWSettings settings{options_.beta1, options_.beta2, options_.epsilon};
-  kernels::adamw(device_.queue(), flat_, m_, v_, segments_.data(), int(segments_.size()), scalars_, settings);
+  kernels::adamw(device_.queue(), flat_, m_, v_, segments, count, scalars_, settings);
 }
 
 }  // namespace lockstep::optim

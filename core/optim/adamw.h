@@ -15,7 +15,7 @@ class AdamW final : public Optimizer {
 
  private:
   void update(float* scalars) override;
-  void launch() override;
+  void launch(const kernels::Segment*, int count) override;
   Options options_;
   View m_, v_;
 };

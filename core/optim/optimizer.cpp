@@ -7,17 +7,15 @@
 namespace lockstep::optim {
 
 Optimizer::Optimizer(ParameterSet& set, const Flat& flat, View gradients, const std::vector<Group>& groups, float decay)
-    : device_(set.device()),
-      flat_{flat.weights, flat.masters, gradients},
-      layout_(flat.layout),
-      weight_memory_(flat.weight_memory),
-      master_memory_(flat.master_memory) {
+    : device_(set.device()), flat_{flat.weights, flat.masters, gradients}, strategy_(flat) {
+  find_pieces();
+  const auto& slots = strategy_.layout.slots;
   std::vector<const Layout::Slot*> trained;
-  for (auto& slot : layout_.slots)
+  for (auto& slot : slots)
     if (slot.bucket >= 0) trained.push_back(&slot);
-  for (auto* slot : trained) {
-    auto& p = *slot->parameter;
-    kernels::Segment segment{slot->begin, slot->size, 1, p.decay ? decay : 0};
+  for (const Piece& piece : pieces_) {
+    auto& p = *slots[piece.slot].parameter;
+    kernels::Segment segment{piece.begin, piece.size, 1, p.decay ? decay : 0, piece.begin - piece.moments};
     for (auto& group : groups) {
       if (!p.name.starts_with(group.prefix)) continue;
       segment.rate_scale = group.rate_scale;
@@ -33,27 +31,55 @@ Optimizer::Optimizer(ParameterSet& set, const Flat& flat, View gradients, const 
   // The norm is summed in name order, so that the bucket plan does not matter.
   std::ranges::sort(trained, {}, [](auto* s) { return s->parameter->name; });
   std::int64_t blocks = 0;
+  std::vector<std::int64_t> first_block(slots.size());
   for (auto* slot : trained) {
-    spans_.push_back({slot->begin, slot->size});
+    first_block[std::size_t(slot - slots.data())] = blocks;
     blocks += (slot->size + kernels::norm_block - 1) / kernels::norm_block;
   }
-  auto floats = [&](std::int64_t n) {
-    memory_.push_back(device_.arena().allocate(std::size_t(n) * sizeof(float)));
-    View view{memory_.back().get(), n, DType::f32};
-    kernels::fill(device_.queue(), view, 0);
-    return view;
-  };
+  for (const Piece& piece : pieces_) {
+    std::int64_t before = (piece.begin - slots[piece.slot].begin) / kernels::norm_block;
+    spans_.push_back({piece.begin, piece.size, first_block[piece.slot] + before});
+  }
   partials_ = floats(blocks);
   scalars_ = floats(int(kernels::Scalar::count));
 }
 
+/// The slots, cut at the ends of the parts that this rank updates.
+void Optimizer::find_pieces() {
+  const auto& slots = strategy_.layout.slots;
+  const std::vector<Range> all{{0, strategy_.layout.trained}};
+  for (const Range& part : strategy_.update ? strategy_.update->mine() : all) {
+    for (std::size_t i = 0; i < slots.size(); ++i) {
+      if (slots[i].bucket < 0) continue;
+      const std::int64_t begin = std::max(part.begin, slots[i].begin);
+      const std::int64_t end = std::min(part.begin + part.size, slots[i].begin + slots[i].size);
+      if (begin < end) pieces_.push_back({i, begin, end - begin, moments_ + begin - part.begin});
+    }
+    ends_.push_back(int(pieces_.size()));
+    moments_ += part.size;
+  }
+}
+
+View Optimizer::floats(std::int64_t n) {
+  memory_.push_back(device_.arena().allocate(std::size_t(n) * sizeof(float)));
+  View view{memory_.back().get(), n, DType::f32};
+  kernels::fill(device_.queue(), view, 0);
+  return view;
+}
+
 View Optimizer::add_moment(const std::string& name) {
-  memory_.push_back(device_.arena().allocate(std::size_t(layout_.trained) * sizeof(float)));
-  View arena{memory_.back().get(), layout_.trained, DType::f32};
-  kernels::fill(device_.queue(), arena, 0);
-  for (auto& slot : layout_.slots)
-    if (slot.bucket >= 0)
-      state_.push_back({name + "/" + slot.parameter->name, slot.parameter->value.shape(), arena.slice(slot.begin, slot.size)});
+  View arena = floats(moments_);
+  const auto& slots = strategy_.layout.slots;
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    if (slots[i].bucket < 0) continue;
+    State state{name + "/" + slots[i].parameter->name, slots[i].parameter->value.shape(), arena.slice(0, 0), 0};
+    for (const Piece& piece : pieces_) {  // those of a slot follow each other, in the arena as well
+      if (piece.slot != i) continue;
+      if (state.view.size == 0) state.view = arena.slice(piece.moments, 0), state.begin = piece.begin - slots[i].begin;
+      state.view.size += piece.size;
+    }
+    state_.push_back(std::move(state));
+  }
   return arena;
 }
 
@@ -65,9 +91,18 @@ void Optimizer::step(float rate, float clip) {
   scalars[int(kernels::Scalar::gradient_scale)] = 1;
   update(scalars);
   kernels::copy(q, scalars_, View{scalars, int(kernels::Scalar::count), DType::f32});
+  SharedUpdate* shared = strategy_.update;
+  if (shared) kernels::fill(q, partials_, 0);  // a sum with zeros is exact
   kernels::square_sums(q, partials_, flat_.gradients, spans_.data(), int(spans_.size()));
+  if (shared) shared->sum(q, partials_);
   kernels::clip(q, scalars_, partials_, clip);
-  launch();
+  for (std::size_t part = 0, begin = 0; part < ends_.size(); begin = std::size_t(ends_[part++])) {
+    launch(segments_.data() + begin, ends_[part] - int(begin));
+    if (shared) shared->publish(q, part);
+  }
+  if (!shared) return;
+  shared->join(q);
+  if (flat_.weights.data != flat_.masters.data) refresh_weights(q, strategy_);
 }
 
 float Optimizer::gradient_norm() const {

@@ -16,7 +16,8 @@ struct Group {
   float decay = -1;  ///< negative: the optimizer's own
 };
 
-/// Updates all parameters in one pass over the flat arenas. Norms, biases and frozen parameters see no weight decay.
+/// Updates all parameters in one pass over the flat arenas, or this rank's parts of them (Flat::update). Norms, biases and frozen
+/// parameters see no weight decay.
 class Optimizer {
  public:
   virtual ~Optimizer() = default;
@@ -27,11 +28,13 @@ class Optimizer {
   /// The global norm of the gradients in the last step, before clipping; waits for the queue.
   float gradient_norm() const;
 
-  /// Moments by parameter, to be saved: "adamw.m/<parameter>".
+  /// Moments by parameter, to be saved: "adamw.m/<parameter>". Of a shared update, those that this rank keeps: elements
+  /// [begin, begin + view.size) of the tensor.
   struct State {
     std::string name;
     Shape shape;
     View view;
+    std::int64_t begin = 0;
   };
   const std::vector<State>& state() const { return state_; }
   /// Updates made so far; set when a checkpoint is loaded.
@@ -41,20 +44,31 @@ class Optimizer {
  protected:
   Optimizer(ParameterSet&, const Flat&, View gradients, const std::vector<Group>&, float decay);
   virtual void update(float* scalars) = 0;  ///< adds its corrections to the host's scalars
-  virtual void launch() = 0;
-  /// A zeroed arena of the layout, whose slices become named state.
+  virtual void launch(const kernels::Segment*, int count) = 0;
+  /// A zeroed arena of what this rank updates, whose slices become named state.
   View add_moment(const std::string& name);
 
   Device& device_;
   kernels::FlatState flat_;
-  std::vector<kernels::Segment> segments_;
   View scalars_;
   std::int64_t steps_ = 0;
 
  private:
-  const Layout layout_;
+  /// Part of a slot that this rank updates.
+  struct Piece {
+    std::size_t slot;
+    std::int64_t begin, size;  ///< in the arenas
+    std::int64_t moments;      ///< where its moments begin
+  };
+  void find_pieces();
+  View floats(std::int64_t count);
+
+  const Flat strategy_;
+  std::vector<Piece> pieces_;
+  std::int64_t moments_ = 0;                // elements of a moment
+  std::vector<kernels::Segment> segments_;  // one a piece
+  std::vector<int> ends_;                   // of each part's segments; one part unless the update is shared
   std::vector<Memory> memory_;
-  Memory weight_memory_, master_memory_;
   std::vector<kernels::Span> spans_;
   View partials_;
   std::vector<State> state_;

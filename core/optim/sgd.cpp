@@ -11,9 +11,9 @@ Sgd::Sgd(ParameterSet& set, const Flat& flat, View gradients, const Options& opt
 
 void Sgd::update(float*) {}
 
-void Sgd::launch() {
+void Sgd::launch(const kernels::Segment* segments, int count) {
   kernels::SgdSettings settings{options_.momentum, options_.dampening, options_.nesterov};
-  kernels::sgd(device_.queue(), flat_, velocity_, segments_.data(), int(segments_.size()), scalars_, settings, steps_ == 1);
+  kernels::sgd(device_.queue(), flat_, velocity_, segments, count, scalars_, settings, steps_ == 1);
 }
 
 }  // namespace lockstep::optim

@@ -16,7 +16,7 @@ class Sgd final : public Optimizer {
 
  private:
   void update(float* scalars) override;
-  void launch() override;
+  void launch(const kernels::Segment*, int count) override;
   Options options_;
   View velocity_;
 };

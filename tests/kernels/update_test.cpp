@@ -117,7 +117,7 @@ TEST(Update, SquareSumsAndClip) {
     std::int64_t n = 20000;
     Tensor gradients = make_tensor(device, {n}, random_values(n, 1), dtype);
     auto g = download(q, gradients);
-    std::vector<Span> spans{{10000, 9000}, {3, 1}, {50, 0}, {100, 4096}, {5000, 4097}};
+    std::vector<Span> spans{{10000, 9000, 0}, {3, 1, 3}, {50, 0, 4}, {100, 4096, 4}, {5000, 4097, 5}};
     std::vector<std::pair<std::int64_t, std::int64_t>> blocks;
     for (auto& s : spans)
       for (std::int64_t i = 0; i < s.size; i += kernels::norm_block)
@@ -166,7 +166,7 @@ TEST(Update, PlaceDoesNotMatter) {
   auto values = random_values(n, 1), g = random_values(n, 2);
   for (bool adam : {false, true})
     for (DType dtype : {DType::f32, DType::bf16}) {
-      auto run = [&](std::int64_t shift, const std::vector<std::int64_t>& ends) {
+      auto run = [&](std::int64_t shift, const std::vector<std::int64_t>& ends, std::int64_t moments_begin = 0) {
         std::vector<float> moved(std::size_t(n + shift), 0.f), gradient = moved;
         std::copy(values.begin(), values.end(), moved.begin() + std::ptrdiff_t(shift));
         std::copy(g.begin(), g.end(), gradient.begin() + std::ptrdiff_t(shift));
@@ -175,7 +175,7 @@ TEST(Update, PlaceDoesNotMatter) {
         std::vector<Segment> segments;
         std::int64_t begin = 0;
         for (std::int64_t end : ends) {
-          segments.push_back({shift + begin, end - begin, 1, 0.1f});
+          segments.push_back({shift + begin, end - begin, 1, 0.1f, moments_begin});
           begin = end;
         }
         for (int t = 1; t < 4; ++t) {
@@ -189,6 +189,7 @@ TEST(Update, PlaceDoesNotMatter) {
         return download(q, memory.masters.view().slice(shift, n));
       };
       EXPECT_EQ(run(0, {n}), run(13, {1, 7, 32, 1000, 1003, n}));
+      EXPECT_EQ(run(0, {n}), run(13, {1, 7, 32, 1000, 1003, n}, 13)) << "moments that begin where the segments do";
     }
 }
 
@@ -212,14 +213,17 @@ TEST(Update, WrongSizesAreRefused) {
   Memory memory(device, {1, 2, 3}, DType::f32);
   Tensor gradients = make_tensor(device, {3}, {1, 1, 1}), partials(device, {2});
   Segment beyond{1, 3};
-  Span whole{0, 3};
+  Span outside{0, 3, 2};
   auto s = scalars(device, 1);
   EXPECT_THROW(kernels::sgd(device.queue(), memory.state(gradients), {}, &beyond, 1, s.view(), {}, true), Error);
   EXPECT_THROW(
       kernels::adamw(device.queue(), memory.state(gradients), memory.m.view(), memory.v.view(), &beyond, 1, s.view(), {}), Error);
+  Segment before{0, 3, 1, 0, 1};  // its moments begin at its second element
+  EXPECT_THROW(
+      kernels::adamw(device.queue(), memory.state(gradients), memory.m.view(), memory.v.view(), &before, 1, s.view(), {}), Error);
   Segment fine{0, 3};
   EXPECT_THROW(kernels::sgd(device.queue(), memory.state(gradients), {}, &fine, 1, s.view(), {.momentum = 0.9f}, true), Error);
-  EXPECT_THROW(kernels::square_sums(device.queue(), partials.view(), gradients.view(), &whole, 1), Error);
+  EXPECT_THROW(kernels::square_sums(device.queue(), partials.view(), gradients.view(), &outside, 1), Error);
 }
 
 TEST(Update, ThreadsDoNotMatter) {

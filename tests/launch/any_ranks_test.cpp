@@ -26,8 +26,16 @@ TEST_F(AnyRanks, ExactIsTheSameAtOneTwoAndFourRanks) {
     plain.replace(plain.find("kind = \"mlp\""), plain.find("[train]") - plain.find("kind = \"mlp\""), "kind = \"resnet18\"\n");
     write("mlp18.toml", plain);
     for (int n : {1, 2, 4}) {
-      Ran ran = ranks(n, "train " + arguments + "--set run.name=" + name + std::to_string(n));
+      Ran ran = ranks(n, "train " + arguments + "--set train.update=whole --set run.name=" + name + std::to_string(n));
       ASSERT_EQ(ran.code, 0) << name << " at " << n << " ranks\n" << ran.text;
+    }
+    for (int n : {2, 4}) {
+      Ran ran = ranks(n, "train " + arguments + "--set train.update=sharded --set run.name=" + name + "sharded");
+      ASSERT_EQ(ran.code, 0) << name << " at " << n << " ranks\n" << ran.text;
+      EXPECT_TRUE(ran.says("update: sharded")) << ran.text;
+      EXPECT_EQ(hash(name + "1"), hash(name + "sharded")) << name << " at " << n << " ranks";
+      EXPECT_EQ(losses(name + "1"), losses(name + "sharded")) << name;
+      std::filesystem::remove_all(path("runs/" + name + "sharded"));
     }
     EXPECT_EQ(hash(name + "1"), hash(name + "2")) << name;
     EXPECT_EQ(hash(name + "1"), hash(name + "4")) << name;

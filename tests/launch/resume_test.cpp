@@ -15,8 +15,9 @@ TEST_F(Resume, OneThenFourThenTwoRanksIsOneRun) {
   const std::string train = "train gpt.toml --set schedule.kind=constant --set log.evaluate_every=0 --set log.every=1 ";
   ASSERT_EQ(lockstep(train + "--set train.steps=12 --set run.name=straight").code, 0);
   int steps = 0;
-  for (int n : {1, 4, 2}) {
-    const Ran ran = ranks(n, train + "--resume --set run.name=parts --set train.steps=" + std::to_string(steps += 4));
+  for (int n : {1, 4, 2}) {  // moments in one piece, in four, in two
+    const Ran ran = ranks(
+        n, train + "--set train.update=sharded --resume --set run.name=parts --set train.steps=" + std::to_string(steps += 4));
     ASSERT_EQ(ran.code, 0) << ran.text;
   }
   EXPECT_EQ(hash("parts"), hash("straight"));

@@ -187,6 +187,42 @@ TEST_P(CommunicatorTest, BroadcastFromEveryRoot) {
       }
 }
 
+// Parts of any sizes, in any order of the ranks, between them what belongs to nobody.
+TEST_P(CommunicatorTest, PartsAreReducedAndGathered) {
+  int k = 450;
+  for (bool shared : {true, false})
+    for (auto dtype : types)
+      for (std::int64_t size : {1, 7, 1001, 100000}) {
+        std::vector<std::int64_t> begin(std::size_t(ranks), 0), length = begin;
+        std::int64_t at = 5;
+        for (int i = 0; i < ranks; ++i) {
+          const auto r = std::size_t((i + 1) % ranks);
+          begin[r] = at, length[r] = r == 1 ? 0 : size * std::int64_t(r + 1);  // rank 1 has nothing
+          at += length[r] + 3;
+        }
+        Buffer b = buffer(shared, at, dtype);
+        std::vector<View> parts;
+        for (std::size_t r = 0; r < begin.size(); ++r) parts.push_back(b.view.slice(begin[r], length[r]));
+        fill(b, ++k, rank);
+        comm->reduce_parts(queue, parts);
+        comm->join(queue);
+        Buffer mine(0, dtype);
+        mine.view = parts[std::size_t(rank)];
+        expect_tree(mine, k, ranks, begin[std::size_t(rank)]);
+        fill(b, ++k, rank);
+        comm->gather_parts(queue, parts);
+        comm->join(queue);
+        Buffer expected(at, dtype), theirs(at, dtype);
+        fill(expected, k, rank);
+        for (std::size_t r = 0; r < begin.size(); ++r) {
+          fill(theirs, k, int(r));
+          View from = theirs.view.slice(begin[r], length[r]);
+          std::memcpy(expected.view.slice(begin[r], 0).data, from.data, from.bytes());
+        }
+        EXPECT_EQ(std::memcmp(b.view.data, expected.view.data, b.view.bytes()), 0);
+      }
+}
+
 TEST_P(CommunicatorTest, MessagesAroundTheRingArriveInOrder) {
   if (ranks == 1) return;
   int next = (rank + 1) % ranks, previous = (rank + ranks - 1) % ranks;

@@ -1,0 +1,110 @@
+// An update that the ranks share is the update that each would make alone, to the last bit.
+#include "parallel/sharded_update.h"
+
+#include <gtest/gtest.h>
+
+#include "core/optim/adamw.h"
+#include "core/optim/sgd.h"
+#include "kernels/memory.h"
+#include "tests/parallel/net.h"
+
+namespace lockstep::parallel {
+namespace {
+
+using test::Net;
+
+class ShardedUpdateTest : public testing::Test {
+ protected:
+  static constexpr std::int64_t width = 150;  // a matrix of it has more than five blocks of the norm, and a rest
+
+  Device device;
+  std::unique_ptr<Communicator> communicator = open_mpi_communicator();
+  std::unique_ptr<Group> group = open_mpi_group();
+  int rank = communicator->rank(), ranks = communicator->size();
+
+  std::unique_ptr<optim::Optimizer> make(bool adam, Net& net, const DataParallel& strategy) {
+    if (adam)
+      return std::make_unique<optim::AdamW>(
+          net.set, strategy.flat(), strategy.gradients(),
+          optim::AdamW::Options{.decay = 0.1f, .groups = {{.prefix = "w3", .rate_scale = 0.5f}}});
+    return std::make_unique<optim::Sgd>(net.set, strategy.flat(), strategy.gradients(),
+                                        optim::Sgd::Options{.momentum = 0.9f, .decay = 0.1f, .nesterov = true});
+  }
+};
+
+TEST_F(ShardedUpdateTest, IsTheWholeUpdateToTheBit) {
+  for (bool adam : {true, false})
+    for (DType dtype : {DType::f32, DType::bf16})
+      for (std::int64_t bucket : {std::int64_t(1), std::int64_t(100) << 10, std::int64_t(1) << 30}) {
+        std::string hash[2];
+        std::vector<float> norms[2], weights[2];
+        for (bool sharded : {false, true}) {
+          Net net(device, {.tied = true, .unused = true, .dtype = dtype, .width = width});
+          DataParallel strategy(net.set, *communicator, *group,
+                                {.lanes = 2 * ranks,
+                                 .reduction = Reduction::exact,
+                                 .gradient = dtype,
+                                 .buckets = {.head = bucket, .middle = bucket, .tail = bucket},
+                                 .sharded_update = sharded});
+          auto optimizer = make(adam, net, strategy);
+          net.set.initialise(1);
+          for (int step = 0; step < 4; ++step) {
+            test::run_step(net, strategy, 2 * ranks, step);
+            optimizer->step(0.05f, step == 2 ? 0.f : 0.01f);
+            norms[sharded].push_back(optimizer->gradient_norm());
+          }
+          hash[sharded] = hash_parameters(net.set);
+          for (auto& p : net.set.all())
+            for (float w : download(device.queue(), p->value)) weights[sharded].push_back(w);
+        }
+        EXPECT_EQ(hash[0], hash[1]) << "buckets of " << bucket;
+        EXPECT_EQ(norms[0], norms[1]);
+        EXPECT_EQ(weights[0], weights[1]);
+        EXPECT_GT(norms[0][0], 0.01) << "the limit must matter";
+        for (const auto& theirs : group->gather(hash[1])) EXPECT_EQ(theirs, hash[1]);
+      }
+}
+
+TEST_F(ShardedUpdateTest, EachRankKeepsItsShareOfTheMoments) {
+  Net net(device, {.unused = true, .width = width});
+  DataParallel strategy(net.set, *communicator, *group, {.sharded_update = true});
+  auto optimizer = make(true, net, strategy);
+  std::int64_t mine = 0, trained = 0;
+  for (std::size_t i = 0; i < optimizer->state().size(); ++i) {
+    const auto& state = optimizer->state()[i];
+    mine += state.view.size;
+    trained += count(state.shape);
+    // The ranks' parts follow each other and make up the tensor.
+    std::int64_t at = 0;
+    for (const auto& part : group->gather(std::to_string(state.begin) + " " + std::to_string(state.view.size))) {
+      std::int64_t begin = std::stoll(part), size = std::stoll(part.substr(part.find(' ')));
+      if (size == 0) continue;
+      EXPECT_EQ(begin, at) << state.name;
+      at += size;
+    }
+    EXPECT_EQ(at, count(state.shape)) << state.name;
+  }
+  EXPECT_EQ(group->sum(double(mine)), double(trained));
+  EXPECT_NEAR(double(mine), double(trained) / ranks, 2 * 4096.0 * double(strategy.flat().layout.buckets.size()));
+}
+
+TEST_F(ShardedUpdateTest, CanBeChosenBetweenSteps) {
+  std::vector<float> weights[2];
+  for (bool changes : {false, true}) {
+    Net net(device, {.width = width});
+    DataParallel strategy(net.set, *communicator, *group, {.lanes = ranks, .reduction = Reduction::exact});
+    net.set.initialise(1);
+    for (int step = 0; step < 4; ++step) {
+      if (changes) strategy.share_update(step % 2 == 0);
+      optim::Sgd sgd(net.set, strategy.flat(), strategy.gradients(), {});
+      test::run_step(net, strategy, ranks, step);
+      sgd.step(0.1f, 1);
+    }
+    for (auto& p : net.set.all())
+      for (float w : download(device.queue(), p->value)) weights[changes].push_back(w);
+  }
+  EXPECT_EQ(weights[0], weights[1]);
+}
+
+}  // namespace
+}  // namespace lockstep::parallel
