@@ -136,9 +136,9 @@ class Trainer {
   bool due(std::int64_t every) const { return every > 0 && step_ % every == 0; }
   /// Reading a value back makes the host wait for a GPU: only where a line is written.
   bool looks() const { return !on_gpu() || due(config_.log.every) || step_ == steps_ || step_ == first_step_ + 1 || traces(); }
+  bool settled() const { return step_ > first_step_ + parallel::DataParallel::settling_steps; }
   bool traces() const {
-    std::int64_t begin = first_step_ + 3;  // after the first steps, which make plans and touch memory
-    return step_ > begin && step_ <= begin + config_.train.trace_steps;
+    return settled() && step_ <= first_step_ + parallel::DataParallel::settling_steps + config_.train.trace_steps;
   }
 
   // ---- one step
@@ -170,7 +170,7 @@ class Trainer {
       ++interval_.looked;
       interval_.hidden_ms += hidden_ms(times);
       interval_.exposed_ms += exposed_ms(times);
-      if (step_ > first_step_ + 1) overlap_.add(times);
+      if (settled()) overlap_.add(times);
       if (traces()) {
         timeline_.add(Timeline::Track::compute, "optimizer", synced, ended);
         timeline_.add(Timeline::Track::steps, fmt::format("step {}", step_), begun, ended);

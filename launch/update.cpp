@@ -56,7 +56,7 @@ Update choose_update(const std::string& way, Session& session, parallel::DataPar
     seconds[sharded] = session.group().sum(time_of(session, strategy, *optimizer)) / session.size();
   }
   const bool sharded = seconds[1] < seconds[0];
-  if (!sharded) take(false);
+  take(sharded);  // anew: steps of zeros are forgotten
   return {std::move(optimizer), fmt::format("update: {} (sums and update alone take {:.3g} ms; {}: {:.3g} ms)",
                                             sharded ? "sharded, each rank its part of the weights" : "whole, on every rank",
                                             1e3 * seconds[sharded], sharded ? "whole" : "sharded", 1e3 * seconds[!sharded])};

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <limits>
 #include <utility>
 
 #include "kernels/memory.h"
@@ -99,6 +98,8 @@ DataParallel::DataParallel(ParameterSet& parameters, Communicator& communicator,
   reached_.resize(flat_.layout.slots.size());
   pending_.resize(flat_.layout.buckets.size());
   point_gradients(sums_.total(), statistic_sums_.total(), false);
+  meeting_ = allocate(size_of(DType::f32));
+  kernels::fill(queue, {meeting_.get(), 1, DType::f32}, 0);
   share_update(options_.sharded_update);
 }
 
@@ -107,22 +108,9 @@ void DataParallel::share_update(bool sharded) {
   const bool shares = sharded && options_.communicate && communicator_.size() > 1;
   sharded_ = shares ? std::make_unique<ShardedUpdate>(communicator_, flat_) : nullptr;
   flat_.update = sharded_.get();
-  if (options_.communicate) measure(parameters_.device().queue());
-}
-
-/// What each collective takes when nothing else runs: after a round of warming up, the better of two.
-void DataParallel::measure(const Queue& queue) {
-  alone_.assign(flat_.layout.buckets.size() + !statistics_.empty(), std::numeric_limits<double>::max());
-  for (int round = 0; round < 3; ++round) {
-    tickets_.clear();
-    for (std::size_t i = 0; i < alone_.size(); ++i) {
-      leave(queue, i);  // zeros
-      communicator_.join(queue);
-      Timing t = communicator_.timing(tickets_.back());
-      if (round > 0) alone_[i] = std::min(alone_[i], t.finished - t.started);
-    }
-  }
-  tickets_.clear();
+  steps_ = 0;  // other collectives take other times
+  costs_.clear();
+  alone_.clear();
 }
 
 DataParallel::~DataParallel() {
@@ -151,7 +139,8 @@ void DataParallel::point_gradients(View at, View statistics, bool keep) {
 void DataParallel::communicate_as(bool overlap, bool communicate) {
   require(lane_ < 0, "communicate_as: a step is under way");
   options_.overlap = overlap;
-  options_.communicate = communicate && !alone_.empty();
+  options_.communicate = communicate;
+  steps_ = std::max<std::int64_t>(steps_, settling_steps);
 }
 
 void DataParallel::begin_step() {
@@ -232,13 +221,13 @@ void DataParallel::ready(const Queue& queue, Parameter& parameter) {
           parameter.name);
   settle(queue, found->second);
   settle_unused(queue);
-  if (options_.overlap) leave_in_order(queue);
+  if (overlaps()) leave_in_order(queue);
 }
 
 void DataParallel::progress(const Queue& queue) {
   if (listening() && !unused_settled_) {
     settle_unused(queue);
-    if (options_.overlap) leave_in_order(queue);
+    if (overlaps()) leave_in_order(queue);
   }
   communicator_.progress();
 }
@@ -274,6 +263,7 @@ void DataParallel::finish_step() {
   const Queue& queue = parameters_.device().queue();
   require(lane_ == share_.count - 1, "finish_step: {} of this rank's {} lanes were run", lane_ + 1, share_.count);
   end_lane(queue);
+  if (finds_alone()) meet(queue);
   leave_in_order(queue);
   View statistics = statistic_sums_.total();
   if (!statistics_.empty()) {
@@ -292,6 +282,26 @@ void DataParallel::finish_step() {
     if (slot.bucket >= 0 && !reached_[std::size_t(&slot - flat_.layout.slots.data())])
       without_gradient_.push_back(slot.parameter);
   lane_ = -1;
+  if (finds_alone()) learn_alone();
+  if (options_.communicate) ++steps_;
+}
+
+/// All ranks begin to communicate at one time: waiting for a slower rank is no part of what a collective takes.
+void DataParallel::meet(const Queue& queue) {
+  communicator_.all_reduce(queue, {meeting_.get(), 1, DType::f32});
+  communicator_.join(queue);
+}
+
+/// After a step that ran without overlap: all that a bucket cost it is what the bucket takes alone.
+void DataParallel::learn_alone() {
+  auto times = this->times();
+  costs_.resize(times.size());
+  for (std::size_t i = 0; i < times.size(); ++i) costs_[i].push_back(times[i].worked + times[i].exposed);
+  if (steps_ + 1 < settling_steps) return;
+  for (auto& costs : costs_) {
+    std::ranges::sort(costs);
+    alone_.push_back(costs[costs.size() / 2]);
+  }
 }
 
 std::vector<DataParallel::BucketTime> DataParallel::times() const {
@@ -306,11 +316,12 @@ std::vector<DataParallel::BucketTime> DataParallel::times() const {
     double until = i + 1 == tickets_.size() ? joined : std::clamp(t.finished, waited, joined);
     // A polled collective's interval holds time in which a message had come but nobody had asked: what is hidden cannot be more
     // than what there was to hide.
-    double hidden = std::min(before, alone_[i] - t.worked - (until - waited));
+    double alone = alone_.empty() ? 0 : alone_[i] / 1e3;
+    double hidden = std::min(before, alone - t.worked - (until - waited));
     times.push_back({.bytes = std::int64_t(bucket(i).bytes()),
                      .started = (t.started - begin) * 1e3,
                      .finished = (t.finished - begin) * 1e3,
-                     .alone = alone_[i] * 1e3,
+                     .alone = alone * 1e3,
                      .hidden = std::max(0.0, hidden) * 1e3,
                      .worked = t.worked * 1e3,
                      .exposed = (until - waited) * 1e3});

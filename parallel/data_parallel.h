@@ -51,8 +51,12 @@ class DataParallel final : public GradientSink {
   /// The summed gradients in the layout's order; valid after finish_step(). With a sharded update this rank's parts alone.
   View gradients() const { return sums_.total(); }
 
-  /// For measuring: how the following steps communicate, in place of the options. The same on all ranks, between steps.
+  /// For measuring: how the following steps communicate, in place of the options. The same on all ranks, between steps. Ends
+  /// settling.
   void communicate_as(bool overlap, bool communicate);
+  /// After two steps that make plans and touch memory, seven run without overlap, to find what each collective takes where it
+  /// stands in a step: its gradients have just been computed, everything else waits. From then on times() knows what is hidden.
+  static constexpr int settling_steps = 9;
 
   /// In place of Options::sharded_update; the same on all ranks, between steps. Optimizers made before do not follow.
   void share_update(bool sharded);
@@ -71,7 +75,7 @@ class DataParallel final : public GradientSink {
   struct BucketTime {
     std::int64_t bytes = 0;
     double started = 0, finished = 0;  ///< since begin_step
-    double alone = 0;                  ///< what it takes when nothing else runs, measured by the constructor
+    double alone = 0;                  ///< what it takes when nothing else runs; 0 in the first settling_steps
     double hidden = 0;                 ///< went on while backward computed
     double worked = 0;                 ///< this rank's thread did it instead of computing
     double exposed = 0;                ///< the step waited
@@ -96,7 +100,10 @@ class DataParallel final : public GradientSink {
   void end_lane(const Queue&);
   View bucket(std::size_t) const;
   void leave(const Queue&, std::size_t bucket);
-  void measure(const Queue&);
+  bool finds_alone() const { return options_.communicate && steps_ >= settling_steps - alone_steps && steps_ < settling_steps; }
+  bool overlaps() const { return options_.overlap && !finds_alone(); }
+  void meet(const Queue&);
+  void learn_alone();
 
   ParameterSet& parameters_;
   Communicator& communicator_;
@@ -115,8 +122,12 @@ class DataParallel final : public GradientSink {
   std::size_t next_ = 0;                 // the bucket that leaves next
   std::vector<const Parameter*> without_gradient_;
 
+  static constexpr int alone_steps = 7;
+  std::int64_t steps_ = 0;  // that have communicated
+  Memory meeting_;          // one element of every rank
   std::vector<Communicator::Ticket> tickets_;
-  std::vector<double> alone_;  // seconds, by bucket, statistics last
+  std::vector<std::vector<double>> costs_;  // milliseconds, by bucket, of each step that finds `alone`
+  std::vector<double> alone_;               // their medians
   Communicator::Ticket began_ = 0, backward_done_ = 0, waiting_ = 0, joined_ = 0;
 };
 

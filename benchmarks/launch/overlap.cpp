@@ -3,7 +3,8 @@
 //     mpirun -n 2 build/cpu/benchmarks/launch_overlap CONFIG.toml [--set SECTION.KEY=VALUE …] [--steps 300]
 //
 // Trains a configuration three ways, one step each in turn, so that all meet the same noise: overlapped, blocking (all buckets
-// leave after backward) and stubbed (nothing travels). All ranks start a step together. Of each way the median of step times, and
+// leave after backward) and stubbed (nothing travels). All ranks start a step together, and it ends with the last of them. Of
+// each way the median of step times, and
 //     cost                 = overlapped / stubbed: what communication adds to a step
 //     hidden share (steps) = (blocking - overlapped) / (blocking - stubbed)
 //     hidden share (log)   = hidden / (hidden + worked + exposed), as the table at the end of a run has it
@@ -14,6 +15,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <cstring>
 #include <nlohmann/json.hpp>
 #include <random>
 
@@ -53,6 +55,18 @@ nlohmann::ordered_json ratio(const std::vector<double>& above, const std::vector
   return {{"value", median(above) / median(below)}, {"low", drawn[50]}, {"high", drawn[1949]}};
 }
 
+/// The longest of all ranks, step by step: what the job waits for, whichever rank was held up.
+void take_longest(std::vector<double>& took, Group& group) {
+  std::string bytes(took.size() * sizeof(double), '\0');
+  std::memcpy(bytes.data(), took.data(), bytes.size());
+  for (const std::string& theirs : group.gather(bytes))
+    for (std::size_t i = 0; i < took.size(); ++i) {
+      double other;
+      std::memcpy(&other, theirs.data() + i * sizeof other, sizeof other);
+      took[i] = std::max(took[i], other);
+    }
+}
+
 /// What each step took, in milliseconds.
 struct Steps {
   std::array<std::vector<double>, ways> took;
@@ -83,9 +97,10 @@ Steps train(launch::Session& session, launch::Config config, int rounds) {
   const double weight = double(config.train.lanes * config.train.rows_per_lane) *
                         double(std::max<std::int64_t>(1, count(data.train->info().target)));
   Steps steps;
-  for (int i = 0; i < ways * (rounds + 3); ++i) {
+  const int settling = parallel::DataParallel::settling_steps;
+  for (int i = 0; i < settling + ways * (rounds + 3); ++i) {
     const Way way = Way((i + i / ways) % ways);  // nobody always follows the same one
-    strategy.communicate_as(way == overlapped, way != stubbed);
+    if (i >= settling) strategy.communicate_as(way == overlapped, way != stubbed);
     kernels::synchronize(queue);
     session.group().barrier();
     double began = now();
@@ -104,13 +119,14 @@ Steps train(launch::Session& session, launch::Config config, int rounds) {
     kernels::synchronize(queue);
     double took = now() - began;  // the optimizer is the same for all
     optimizer->step(float(config.optimizer.rate), float(config.optimizer.clip));
-    if (i < 3 * ways) continue;
+    if (i < settling + 3 * ways) continue;
     steps.took[way].push_back(took * 1e3);
     if (way != overlapped) continue;
     double hidden = 0, worked = 0, exposed = 0;
     for (const auto& b : strategy.times()) hidden += b.hidden, worked += b.worked, exposed += b.exposed;
     steps.hidden.push_back(hidden), steps.worked.push_back(worked), steps.exposed.push_back(exposed);
   }
+  for (auto& took : steps.took) take_longest(took, session.group());
   return steps;
 }
 
