@@ -78,7 +78,7 @@ struct DatasetOptions {
                                         ///< of what was decoded last
   bool node_cache = false;              ///< the ranks of a machine share one copy in memory, of any size that is free
   std::string notes = {};               ///< folder that remembers which files were looked through, so that it is done once
-  double notes_after = 0.2;             ///< seconds that looking through must take to be remembered
+  double notes_after = 0.02;            ///< seconds that looking through must take to be remembered
   std::string documents = {};           ///< token streams: a dataset of offsets where documents begin; no row crosses them
   bool scan = true;                     ///< look for NaN and labels out of range before training starts
 };

@@ -364,7 +364,7 @@ void File::close() {
   if (H5Fclose(handle_.release()) < 0) unwritten(path_, "closing the file");
 }
 
-std::vector<Info> File::datasets() const {
+std::vector<Info> File::datasets(bool count_stored) const {
   Lock lock;
   struct Walk {
     std::vector<std::string> names;
@@ -374,14 +374,14 @@ std::vector<Info> File::datasets() const {
     if (object->type == H5O_TYPE_DATASET) names.push_back(name);
     return names.size() < 100000 ? 0 : 1;
   };
-  if (H5Ovisit_by_name(handle_.id(), "/", H5_INDEX_NAME, H5_ITER_INC, note, &walk, H5P_DEFAULT) < 0)
+  if (H5Ovisit_by_name2(handle_.id(), "/", H5_INDEX_NAME, H5_ITER_INC, note, &walk, H5O_INFO_BASIC, H5P_DEFAULT) < 0)
     damaged(path_, "listing the datasets");
   std::vector<Info> found;
   for (const auto& name : walk.names) {
     Handle dataset(H5Dopen2(handle_.id(), name.c_str(), H5P_DEFAULT), close_dataset);
     if (!dataset) damaged(path_, "opening '" + name + "'");
     found.push_back(describe(dataset.id(), name, path_));
-    found.back().stored = std::int64_t(H5Dget_storage_size(dataset.id()));  // walks the index of all chunks
+    if (count_stored) found.back().stored = std::int64_t(H5Dget_storage_size(dataset.id()));
   }
   return found;
 }

@@ -36,7 +36,7 @@ struct Info {
   std::string type_text;    ///< "u8", "f32", "i16 big-endian", "text", …
   std::string layout;       ///< "contiguous", "chunks (64, 28, 28)", "compact", "virtual"
   std::string filters;      ///< "deflate 4, fletcher32"; empty: none
-  std::int64_t stored = 0;  ///< bytes in the file; counted by File::datasets() alone
+  std::int64_t stored = 0;  ///< bytes in the file; counted by File::datasets(true) alone
 
   bool numeric() const { return type == Class::integer || type == Class::real; }
   /// "train/images (60000, 28, 28) u8"
@@ -162,8 +162,9 @@ class File {
   void close();
   const std::string& path() const { return path_; }
 
-  /// All datasets in name order, hard and soft links followed once.
-  std::vector<Info> datasets() const;
+  /// All datasets in name order, hard and soft links followed once. Counting the bytes that are stored walks the indexes of all
+  /// chunks.
+  std::vector<Info> datasets(bool count_stored = false) const;
   /// Whether there is an object of that name; group or dataset.
   bool has(const std::string& name) const;
   bool has_group(const std::string& name) const;

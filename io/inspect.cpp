@@ -53,7 +53,7 @@ DatasetOptions as_training_would(const std::string& path, const std::vector<hdf5
 std::string inspect_file(const std::string& path) {
   validate_file(path);
   auto file = hdf5::File::open(path);
-  const auto there = file.datasets();
+  const auto there = file.datasets(true);
   std::string text = fmt::format("{}  {}\n", path, size_text(std::int64_t(std::filesystem::file_size(path))));
   for (const auto& name : file.attributes("")) text += "  " + attribute_text(file, "", name) + "\n";
   std::size_t wide = 0;

@@ -187,6 +187,10 @@ void Rows::fill(std::int64_t band, std::byte* out) const {
   }
 }
 
+void Rows::damaged(const Shape& at, const std::string& problem) const {
+  throw Error(where_ + ": chunk " + to_text(at) + " is damaged: " + problem, Exit::bad_data);
+}
+
 /// Where a chunk lies; none: only the library finds it.
 const Place* Rows::place(std::int64_t chunk) const {
   std::call_once(looked_, [&] {
@@ -218,8 +222,8 @@ hdf5::Data::RawChunk Rows::stored_chunk(std::int64_t number, const Shape& at, st
   const Place* known = place(number);
   if (!known) return data_.read_chunk(layout_, at, buffer);
   // Filters may make a chunk a little larger, never much.
-  require(Exit::bad_data, known->bytes <= chunk_bytes_ + chunk_bytes_ / 4 + 4096,
-          "{}: chunk {} claims {} bytes for {}; the file is damaged", where_, to_text(at), known->bytes, chunk_bytes_);
+  if (known->bytes > chunk_bytes_ + chunk_bytes_ / 4 + 4096)
+    damaged(at, "it claims to have " + std::to_string(known->bytes) + " bytes");
   const bool summed = out && summed_ && known->bytes == chunk_bytes_ + 4 && (known->filter_mask & 1) == 0;
   std::byte sum[4];
   if (summed)  // the checksum lies behind the values: no copy is needed
@@ -228,8 +232,8 @@ hdf5::Data::RawChunk Rows::stored_chunk(std::int64_t number, const Shape& at, st
     read_file(std::int64_t(known->offset), chunk.data = buffer(known->bytes), known->bytes);
   chunk.bytes = known->bytes, chunk.mask = known->filter_mask;
   if (bytes_->changed()) return data_.read_chunk(layout_, at, buffer);  // the place may be another chunk's by now
-  const std::string problem = summed ? check_fletcher32({out, chunk_bytes_}, sum) : "";
-  require(Exit::bad_data, problem.empty(), "{}: chunk {} is damaged: {}", where_, to_text(at), problem);
+  if (!summed) return chunk;
+  if (const auto problem = check_fletcher32({out, chunk_bytes_}, sum); !problem.empty()) damaged(at, problem);
   return chunk;
 }
 
@@ -250,7 +254,7 @@ void Rows::fill_chunk(std::int64_t band, std::int64_t across, std::byte* out) co
   } else if (chunk.data != out) {
     if (!values) values = decoded.need(chunk_bytes_);
     const std::string problem = decode(layout_.filters, chunk.mask, {chunk.data, chunk.bytes}, {values, chunk_bytes_});
-    require(Exit::bad_data, problem.empty(), "{}: chunk {} is damaged: {}", where_, to_text(at), problem);
+    if (!problem.empty()) damaged(at, problem);
   }
   if (!in_place) scatter(values, at, out);
 }

@@ -72,6 +72,7 @@ class Rows {
   void fill(std::int64_t band, std::byte* out) const;
   void fill_chunk(std::int64_t band, std::int64_t across, std::byte* out) const;
   void scatter(const std::byte* values, const Shape& at, std::byte* out) const;
+  [[noreturn]] void damaged(const Shape& at, const std::string& problem) const;
   const Place* place(std::int64_t chunk) const;
   hdf5::Data::RawChunk stored_chunk(std::int64_t number, const Shape& at, std::byte* out) const;
   void read_file(std::int64_t offset, std::byte* out, std::int64_t bytes, std::span<std::byte> rest = {}) const;
