@@ -53,9 +53,9 @@ void advise_on_chunks(const std::string& mend, const hdf5::Info& info, const Sha
 
 }  // namespace
 
-std::vector<std::string> advise_on_file(const std::string& path) {
+std::vector<std::string> advise_on_file(const hdf5::File& file) {
+  const std::string& path = file.path();
   std::vector<std::string> advice;
-  const auto file = hdf5::File::open(path);
   for (const auto& info : file.datasets()) {
     if (!info.numeric() || info.shape.empty() || count(info.shape) == 0) continue;
     const auto data = file.dataset(info.name);

@@ -192,7 +192,7 @@ std::string share(std::vector<Plan>& plans, Sources& sources, Group& group) {
 }  // namespace
 
 Datasets open_dataset(const DatasetOptions& options, Group& group) {
-  Sources sources(std::max<std::size_t>(options.memory_limit, 64 << 20));
+  Sources sources(std::max<std::size_t>(options.memory_limit, 64 << 20), options.checked);
   const auto found = agree_on(group, [&] {
     auto list = nlohmann::json::array();
     for (const auto& plan : find_plans(options, sources)) list.push_back(plan.to_json());

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -58,6 +59,10 @@ class Dataset {
   DatasetInfo info_;
 };
 
+/// What validate_file() learned of files without a manifest, by path, so that the library need not be asked again.
+struct CheckedFile;
+using CheckedFiles = std::map<std::string, std::shared_ptr<const CheckedFile>>;
+
 /// [data] of a configuration.
 struct DatasetOptions {
   std::vector<std::string> paths = {};   ///< files or globs; their rows follow one another
@@ -80,6 +85,7 @@ struct DatasetOptions {
   std::string notes = {};               ///< folder that remembers which files were looked through, so that it is done once
   double notes_after = 0.02;            ///< seconds that looking through must take to be remembered
   std::string documents = {};           ///< token streams: a dataset of offsets where documents begin; no row crosses them
+  CheckedFiles checked = {};            ///< what validate_file() returned; used by rank 0
   bool scan = true;                     ///< look for NaN and labels out of range before training starts
 };
 
@@ -94,8 +100,9 @@ Datasets open_dataset(const DatasetOptions&, Group&);
 
 /// Opens the file in a child process with limits on time and memory and reads through it (everything up to 256 MiB, else all
 /// metadata and the first and last rows), so that a damaged file which crashes the HDF5 library ends in an Error (bad_data) here.
+/// The child tells what it found, for DatasetOptions::checked: texts, which the library reads least safely, are read by it alone.
 /// Call it before MPI starts. Globs are expanded.
-void validate_file(const std::string& path);
+CheckedFiles validate_file(const std::string& path);
 
 /// Files that a list of paths and globs means, sorted within a glob. Throws (bad_data) when one matches nothing.
 std::vector<std::string> expand_paths(const std::vector<std::string>& paths);

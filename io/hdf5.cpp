@@ -364,7 +364,36 @@ void File::close() {
   if (H5Fclose(handle_.release()) < 0) unwritten(path_, "closing the file");
 }
 
+const Info* File::known(const std::string& name) const {
+  for (const auto& info : known_->datasets)
+    if (info.name == plain(name)) return &info;
+  return nullptr;
+}
+const Contents::Attribute* File::known(const std::string& object, const std::string& attribute) const {
+  for (const auto& a : known_->attributes)
+    if (a.name == attribute && a.object == plain(object)) return &a;
+  return nullptr;
+}
+
+Contents File::contents() const {
+  Contents all{datasets(true)};
+  std::set<std::string> objects = {""};
+  for (const auto& info : all.datasets) {
+    for (auto end = info.name.find('/'); end != std::string::npos; end = info.name.find('/', end + 1))
+      objects.insert(info.name.substr(0, end));
+    objects.insert(info.name);
+  }
+  for (const auto& object : objects)
+    for (const auto& name : attributes(object)) {
+      auto values = numbers(object, name);
+      auto words = values ? std::nullopt : texts(object, name);
+      all.attributes.push_back({object, name, std::move(values), std::move(words)});
+    }
+  return all;
+}
+
 std::vector<Info> File::datasets(bool count_stored) const {
+  if (known_) return known_->datasets;
   Lock lock;
   struct Walk {
     std::vector<std::string> names;
@@ -387,6 +416,7 @@ std::vector<Info> File::datasets(bool count_stored) const {
 }
 
 bool File::has(const std::string& name) const {
+  if (known_) return plain(name).empty() || known(name) || has_group(name);
   Lock lock;
   std::string path = plain(name);
   if (path.empty()) return true;
@@ -405,19 +435,24 @@ bool is_kind(hid_t file, const std::string& name, H5I_type_t kind) {
 }  // namespace
 
 bool File::has_group(const std::string& name) const {
+  if (known_)
+    return std::ranges::any_of(known_->datasets, [&](const Info& info) { return info.name.starts_with(plain(name) + "/"); });
   Lock lock;
   return has(name) && is_kind(handle_.id(), name, H5I_GROUP);
 }
 bool File::has_dataset(const std::string& name) const {
+  if (known_) return known(name) != nullptr;
   Lock lock;
   return has(name) && is_kind(handle_.id(), name, H5I_DATASET);
 }
 
 Data File::dataset(const std::string& name) const {
   Lock lock;
+  const Info* there = known_ ? known(name) : nullptr;
+  require(Exit::bad_data, !known_ || there, "{}: there is no dataset '{}'", path_, name);
   Handle dataset(H5Dopen2(handle_.id(), name.c_str(), H5P_DEFAULT), close_dataset);
   if (!dataset) damaged(path_, "opening '" + name + "'");
-  Info info = describe(dataset.id(), plain(name), path_);
+  Info info = there ? *there : describe(dataset.id(), plain(name), path_);
   if (info.layout.starts_with("chunks")) {
     // Rows in random order would decompress a chunk again and again through the default cache of 1 MB.
     Handle access(H5Pcreate(H5P_DATASET_ACCESS), close_list);
@@ -452,6 +487,10 @@ Data File::create_dataset(const std::string& name, Element element, const Shape&
 // ---- attributes
 
 std::optional<std::vector<double>> File::numbers(const std::string& object, const std::string& attribute) const {
+  if (known_) {
+    const auto* found = known(object, attribute);
+    return found ? found->numbers : std::nullopt;
+  }
   Lock lock;
   if (!has(object)) return {};
   Handle a = open_attribute(handle_.id(), object, attribute);
@@ -466,6 +505,10 @@ std::optional<std::vector<double>> File::numbers(const std::string& object, cons
 }
 
 std::optional<std::vector<std::string>> File::texts(const std::string& object, const std::string& attribute) const {
+  if (known_) {
+    const auto* found = known(object, attribute);
+    return found ? found->texts : std::nullopt;
+  }
   Lock lock;
   if (!has(object)) return {};
   Handle a = open_attribute(handle_.id(), object, attribute);
@@ -497,8 +540,13 @@ std::optional<std::vector<std::string>> File::texts(const std::string& object, c
 }
 
 std::vector<std::string> File::attributes(const std::string& object) const {
-  Lock lock;
   std::vector<std::string> names;
+  if (known_) {
+    for (const auto& a : known_->attributes)
+      if (a.object == plain(object)) names.push_back(a.name);
+    return names;
+  }
+  Lock lock;
   auto note = [](hid_t, const char* name, const H5A_info_t*, void* out) -> herr_t {
     static_cast<std::vector<std::string>*>(out)->emplace_back(name);
     return 0;

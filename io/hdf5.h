@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -41,6 +42,18 @@ struct Info {
   bool numeric() const { return type == Class::integer || type == Class::real; }
   /// "train/images (60000, 28, 28) u8"
   std::string text() const;
+};
+
+/// What a file says of itself, its values apart: File::contents() gives it, and File::answer_from() has it used in place of the
+/// library, which may crash on a damaged file.
+struct Contents {
+  struct Attribute {
+    std::string object, name;  ///< object: without the leading slash; empty: the root
+    std::optional<std::vector<double>> numbers = {};
+    std::optional<std::vector<std::string>> texts = {};
+  };
+  std::vector<Info> datasets = {};
+  std::vector<Attribute> attributes = {};  ///< of the root, of datasets and of the groups that they lie in
 };
 
 /// One filter of a dataset's chunks.
@@ -181,6 +194,10 @@ class File {
   std::optional<std::vector<double>> numbers(const std::string& object, const std::string& attribute) const;
   std::optional<std::vector<std::string>> texts(const std::string& object, const std::string& attribute) const;
   std::vector<std::string> attributes(const std::string& object) const;
+  /// All of the above.
+  Contents contents() const;
+  /// From now on, what there is and what attributes say is answered from here; the library only opens datasets and reads values.
+  void answer_from(std::shared_ptr<const Contents> contents) { known_ = std::move(contents); }
   void set(const std::string& object, const std::string& attribute, const std::vector<double>& values);
   void set(const std::string& object, const std::string& attribute, std::int64_t value);
   void set(const std::string& object, const std::string& attribute, const std::string& text);
@@ -188,8 +205,11 @@ class File {
 
  private:
   File(Handle handle, std::string path) : handle_(std::move(handle)), path_(std::move(path)) {}
+  const Info* known(const std::string& name) const;
+  const Contents::Attribute* known(const std::string& object, const std::string& attribute) const;
   Handle handle_;
   std::string path_;
+  std::shared_ptr<const Contents> known_;  // none: the library is asked
 };
 
 /// "1.10.8": of the library that runs.

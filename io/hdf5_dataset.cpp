@@ -5,6 +5,7 @@
 #include <cstring>
 #include <optional>
 
+#include "io/contents.h"
 #include "io/plan.h"
 #include "io/stream.h"
 
@@ -343,8 +344,9 @@ std::unique_ptr<Dataset> open_plan(const Plan& plan, Sources& sources) {
 
 std::shared_ptr<const hdf5::File> Sources::file(const std::string& path) {
   auto& file = files_[path];
-  if (!file) file = std::make_shared<hdf5::File>(hdf5::File::open(path));
-  return file;
+  if (file) return file;
+  auto opened = open_checked(path, checked_);
+  return file = std::make_shared<const hdf5::File>(std::move(opened));
 }
 
 std::shared_ptr<const DataManifest> Sources::manifest(const std::string& path) {

@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "io/advice.h"
+#include "io/contents.h"
 #include "io/convert.h"
 #include "io/data_manifest.h"
 #include "io/dataset.h"
@@ -34,8 +35,9 @@ std::string attribute_text(const hdf5::File& file, const std::string& object, co
 }
 
 /// What open_dataset() would read, without reading it: options for a length of rows that every stream has.
-DatasetOptions as_training_would(const std::string& path, const std::vector<hdf5::Info>& there, bool scan) {
-  DatasetOptions options{.paths = {path}};
+DatasetOptions as_training_would(const std::string& path, const std::vector<hdf5::Info>& there, const CheckedFiles& checked,
+                                 bool scan) {
+  DatasetOptions options{.paths = {path}, .checked = checked};
   options.length = 128;
   for (const auto& info : there)
     if (info.type == hdf5::Class::integer && info.shape.size() == 1 && info.shape[0] > 1)
@@ -51,8 +53,8 @@ DatasetOptions as_training_would(const std::string& path, const std::vector<hdf5
 }  // namespace
 
 std::string inspect_file(const std::string& path) {
-  validate_file(path);
-  auto file = hdf5::File::open(path);
+  const auto checked = validate_file(path);
+  const auto file = open_checked(path, checked);
   const auto there = file.datasets(true);
   std::string text = fmt::format("{}  {}\n", path, size_text(std::int64_t(std::filesystem::file_size(path))));
   for (const auto& name : file.attributes("")) text += "  " + attribute_text(file, "", name) + "\n";
@@ -66,21 +68,21 @@ std::string inspect_file(const std::string& path) {
   if (there.empty()) text += "  no datasets\n";
   try {
     auto group = solo_group();
-    const auto opened = open_dataset(as_training_would(path, there, false), *group);
+    const auto opened = open_dataset(as_training_would(path, there, checked, false), *group);
     text += "Lockstep reads  " + opened.train->info().text + "\n";
     if (opened.validation) text += "validation      " + opened.validation->info().text + "\n";
   } catch (const Error& e) {
     text += std::string("Lockstep finds nothing to train on: ") + e.what() + "\n";
   }
-  for (const auto& advice : advise_on_file(path)) text += "  * " + advice + "\n";
+  for (const auto& advice : advise_on_file(file)) text += "  * " + advice + "\n";
   return text;
 }
 
 std::string verify_file(const std::string& path) {
   const auto manifest = DataManifest::load(path);
   const std::int64_t pieces = manifest ? manifest->check_all() : 0;
-  if (!manifest) validate_file(path);
-  auto file = hdf5::File::open(path);
+  const auto checked = manifest ? CheckedFiles{} : validate_file(path);
+  const auto file = open_checked(path, checked);
   const auto there = file.datasets();
   std::int64_t values = 0;
   std::vector<float> block;
@@ -102,11 +104,11 @@ std::string verify_file(const std::string& path) {
   auto group = solo_group();
   std::string note;
   try {
-    open_dataset(as_training_would(path, there, false), *group);
+    open_dataset(as_training_would(path, there, checked, false), *group);
   } catch (const Error& e) {
     note = std::string("to train on it, more must be said: ") + e.what() + "\n";
   }
-  if (note.empty()) open_dataset(as_training_would(path, there, true), *group);  // labels in range
+  if (note.empty()) open_dataset(as_training_would(path, there, checked, true), *group);  // labels in range
   return note + fmt::format("{}: {} datasets, {} values read, all finite; {}\n", path, there.size(), values,
                             manifest ? fmt::format("{} chunks are as the manifest says", pieces)
                                      : fmt::format("it has no manifest (`lockstep data manifest {}` writes one)", path));

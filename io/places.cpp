@@ -13,20 +13,26 @@
 
 namespace lockstep::io {
 
+namespace {
+std::optional<FileState> state_of(int descriptor) {
+  struct stat s {};
+  if (fstat(descriptor, &s) != 0 || !S_ISREG(s.st_mode)) return {};
+  return FileState{s.st_dev, s.st_ino, s.st_size, s.st_mtim.tv_sec, s.st_mtim.tv_nsec};
+}
+}  // namespace
+
 FileBytes::FileBytes(const std::string& path) : FileBytes(::open(path.c_str(), O_RDONLY | O_CLOEXEC), path) {}
 
 FileBytes::FileBytes(int descriptor, std::string path) : path_(std::move(path)), descriptor_(descriptor) {
   require(Exit::bad_data, descriptor_ >= 0, "{}: {}", path_, errno == ENOENT ? "no such file" : std::strerror(errno));
-  struct stat status {};
-  const bool known = fstat(descriptor_, &status) == 0 && S_ISREG(status.st_mode);
-  if (!known) ::close(descriptor_);
-  require(Exit::bad_data, known, "{}: not a file", path_);
-  state_ = {status.st_size, status.st_mtim.tv_sec, status.st_mtim.tv_nsec};
+  const auto state = state_of(descriptor_);
+  if (!state) ::close(descriptor_);
+  require(Exit::bad_data, state.has_value(), "{}: not a file", path_);
+  state_ = *state;
 }
 
 bool FileBytes::changed() const {
-  struct stat status {};
-  return fstat(descriptor_, &status) != 0 || state_ != State{status.st_size, status.st_mtim.tv_sec, status.st_mtim.tv_nsec};
+  return state_of(descriptor_) != state_;
 }
 
 FileBytes::~FileBytes() {

@@ -9,6 +9,13 @@
 
 namespace lockstep::io {
 
+/// Which file it is, and its size and time of change.
+struct FileState {
+  std::uint64_t device = 0, inode = 0;
+  std::int64_t bytes = 0, seconds = 0, nanoseconds = 0;
+  bool operator==(const FileState&) const = default;
+};
+
 /// A file's bytes by place, every length and offset checked against its size.
 class FileBytes {
  public:
@@ -23,7 +30,9 @@ class FileBytes {
   /// Exactly [offset, offset + bytes); a place beyond the end is bad_data that names `what`.
   void read(std::uint64_t offset, void* out, std::size_t bytes, const char* what) const;
   std::uint64_t size() const { return std::uint64_t(state_.bytes); }
-  /// Whether somebody wrote to the file, as its size and time of change tell, since this was made.
+  /// As it was when this was made.
+  const FileState& state() const { return state_; }
+  /// Whether somebody wrote to the file since then.
   bool changed() const;
   const std::string& path() const { return path_; }
   int descriptor() const { return descriptor_; }
@@ -31,10 +40,7 @@ class FileBytes {
  private:
   std::string path_;
   int descriptor_;
-  struct State {
-    std::int64_t bytes, seconds, nanoseconds;
-    bool operator==(const State&) const = default;
-  } state_{};
+  FileState state_;
 };
 
 /// A piece of a dataset in its file: a chunk as it is stored (filtered), or some rows of contiguous data.

@@ -44,7 +44,8 @@ struct Plan {
 /// Open datasets, shared by a training and a validation part of the same file.
 class Sources {
  public:
-  explicit Sources(std::size_t cache_bytes) : engine_(std::make_shared<Engine>(cache_bytes)) {}
+  Sources(std::size_t cache_bytes, CheckedFiles checked)
+      : engine_(std::make_shared<Engine>(cache_bytes)), checked_(std::move(checked)) {}
   const std::shared_ptr<Engine>& engine() const { return engine_; }
   std::shared_ptr<const hdf5::File> file(const std::string& path);
   std::shared_ptr<const DataManifest> manifest(const std::string& path);  ///< none: the file has none
@@ -52,6 +53,7 @@ class Sources {
 
  private:
   std::shared_ptr<Engine> engine_;
+  CheckedFiles checked_;
   std::map<std::string, std::shared_ptr<const hdf5::File>> files_;
   std::map<std::string, std::shared_ptr<const DataManifest>> manifests_;
   std::map<std::string, std::shared_ptr<Rows>> rows_;

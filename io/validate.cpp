@@ -9,6 +9,7 @@
 #include <cstring>
 #include <fstream>
 
+#include "io/contents.h"
 #include "io/data_manifest.h"
 #include "io/dataset.h"
 #include "io/rows.h"
@@ -19,27 +20,20 @@ namespace {
 constexpr std::int64_t whole_bytes = 256 << 20;  // files up to this size are read completely
 constexpr int cpu_seconds = 30, wall_seconds = 60;
 constexpr rlim_t memory = rlim_t(2) << 30;
+constexpr std::size_t most_said = 256 << 20;  // bytes of names and attributes
 
-/// Reads through a file as training would, in the child.
-void read_through(const std::string& path) {
+/// Reads through a file as training would, in the child. Returns what it says of itself.
+hdf5::Contents read_through(const std::string& path) {
   auto file = hdf5::File::open(path);
   std::int64_t total = 0;
-  const auto there = file.datasets();
+  auto contents = file.contents();
+  const auto& there = contents.datasets;
   for (const auto& info : there)
     if (info.numeric()) total += count(info.shape) * info.bytes;
-  auto read_attributes = [&](const std::string& object) {
-    for (const auto& name : file.attributes(object)) {
-      file.numbers(object, name);
-      file.texts(object, name);
-    }
-  };
-  read_attributes("");
   for (const auto& info : there) {
-    for (auto end = info.name.find('/'); end != std::string::npos; end = info.name.find('/', end + 1))
-      read_attributes(info.name.substr(0, end));
-    read_attributes(info.name);
     if (!info.numeric() || count(info.shape) == 0) continue;
     const auto data = file.dataset(info.name);
+    data.layout(), data.header();
     const auto element = info.type == hdf5::Class::real ? hdf5::Element::f32 : hdf5::Element::i32;
     const std::int64_t row = std::max<std::int64_t>(1, data.width() * 4);
     require(Exit::bad_data, row < (std::int64_t(1) << 30), "{}: one row of '{}' {} has {} bytes; the file is damaged", path,
@@ -52,6 +46,7 @@ void read_through(const std::string& path) {
       if (whole || first == 0 || first + n == data.rows()) data.read(element, first, n, block.data());
     }
   }
+  return contents;
 }
 
 /// Address space in use, in bytes: limits are set relative to it, since sanitizers map terabytes.
@@ -61,21 +56,23 @@ rlim_t address_space() {
   return rlim_t(pages) * rlim_t(sysconf(_SC_PAGESIZE));
 }
 
-/// The child's life: one line to the pipe, empty when all is well, then gone without running anyone's destructors.
+/// The child's life: to the pipe a plus and what the file says of itself, or a minus and what is wrong with it; then gone without
+/// running anyone's destructors.
 [[noreturn]] void child(const std::string& path, int pipe) {
   for (int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGABRT, SIGILL}) std::signal(signal, SIG_DFL);
   const rlimit cpu{cpu_seconds, cpu_seconds}, space{address_space() + memory, RLIM_INFINITY}, no_core{0, 0};
   setrlimit(RLIMIT_CPU, &cpu);
   setrlimit(RLIMIT_AS, &space);
   setrlimit(RLIMIT_CORE, &no_core);
-  std::string message = "+";
+  std::string message;
   try {
     hdf5::forgo_free_lists();
-    read_through(path);
+    message = "+" + to_bytes(read_through(path));
+    if (message.size() > most_said) message = "-" + path + ": its names and attributes are larger than any that make sense";
   } catch (const std::bad_alloc&) {
-    message = path + ": the file is damaged: reading it needs more memory than it can hold";
+    message = "-" + path + ": the file is damaged: reading it needs more memory than it can hold";
   } catch (const std::exception& e) {
-    message = e.what();
+    message = std::string("-") + e.what();
   }
   for (std::size_t sent = 0; sent < message.size();) {
     const auto n = ::write(pipe, message.data() + sent, message.size() - sent);
@@ -85,7 +82,7 @@ rlim_t address_space() {
   _exit(0);
 }
 
-void validate_one(const std::string& path) {
+hdf5::Contents validate_one(const std::string& path) {
   int ends[2];
   require(Exit::io, pipe(ends) == 0, "{}: checking the file: no pipe: {}", path, std::strerror(errno));
   pid_t pid;
@@ -116,17 +113,22 @@ void validate_one(const std::string& path) {
       kill(pid, SIGKILL);
       break;
     }
-    char buffer[512];
+    char buffer[4096];
     const auto n = ::read(ends[0], buffer, sizeof buffer);
     if (n <= 0) break;
     message.append(buffer, std::size_t(n));
+    if (message.size() > most_said) {
+      kill(pid, SIGKILL);
+      break;
+    }
   }
   close(ends[0]);
   int status = 0;
   while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
   }
-  if (message == "+") return;
-  if (!message.empty()) throw Error(message, Exit::bad_data);
+  const bool ended = WIFEXITED(status) && WEXITSTATUS(status) == 0;
+  if (ended && message.starts_with('+')) return contents_from(message.substr(1), path);
+  if (ended && message.starts_with('-')) throw Error(message.substr(1), Exit::bad_data);
   require(Exit::bad_data, in_time, "{}: the file is damaged, or its file system does not answer: reading it took more than {} s",
           path, wall_seconds);
   require(Exit::bad_data, WIFSIGNALED(status), "{}: the file is damaged: reading it ended the child process with {}", path,
@@ -139,15 +141,18 @@ void validate_one(const std::string& path) {
 
 }  // namespace
 
-void validate_file(const std::string& path) {
+CheckedFiles validate_file(const std::string& path) {
+  CheckedFiles checked;
   for (const auto& file : expand_paths({path})) {
     // A file that is what its manifest says meets the library as it was written: no child is needed.
     if (const auto manifest = DataManifest::load(file)) {
       if (FileBytes(file).size() <= std::uint64_t(whole_bytes)) manifest->check_all();
-    } else {
-      validate_one(file);
+      continue;
     }
+    const FileState state = FileBytes(file).state();
+    checked[file] = std::make_shared<const CheckedFile>(CheckedFile{state, validate_one(file)});
   }
+  return checked;
 }
 
 }  // namespace lockstep::io

@@ -26,8 +26,9 @@ std::vector<std::string> data_files(const Config& c) {
   return io::expand_paths(paths);
 }
 
-RunData open_data(const Config& c, Group& group) {
+RunData open_data(const Config& c, Group& group, const io::CheckedFiles& checked) {
   io::DatasetOptions options = dataset_options(c);
+  options.checked = checked;
   if (c.data.mixture.empty()) {
     io::Datasets one = io::open_dataset(options, group);
     return {std::move(one.train), std::move(one.validation), {}};

@@ -11,8 +11,9 @@ struct RunData {
   std::vector<io::MixtureSource> mixture;          ///< empty: one source
 };
 
-/// Opens what [data] names. Resolve the size of a gpt first: its length is that of a row. Collective.
-RunData open_data(const Config&, Group&);
+/// Opens what [data] names. Resolve the size of a gpt first: its length is that of a row. `checked`: what io::validate_file()
+/// returned. Collective.
+RunData open_data(const Config&, Group&, const io::CheckedFiles& checked = {});
 
 /// The files that [data] names, without those of a pattern that matches nothing.
 std::vector<std::string> data_files(const Config&);

@@ -49,10 +49,10 @@ parallel::DataParallel::Options strategy_options(const Config& c) {
                       .tail = bytes(c.train.tail_bucket_mib)}};
 }
 
-RunData open_run_data(Session& session, Config& c) {
+RunData open_run_data(Session& session, Config& c, const io::CheckedFiles& checked) {
   parallel::check_lanes(int(c.train.lanes), session.size(), strategy_options(c).reduction);
   resolve_size(c);
-  RunData data = open_data(c, session.group());
+  RunData data = open_data(c, session.group(), checked);
   resolve_model(c, data.train->info());
   resolve_order(c, data, session.group());
   return data;
@@ -60,10 +60,10 @@ RunData open_run_data(Session& session, Config& c) {
 
 class Trainer {
  public:
-  Trainer(Session& session, Config config, bool resume)
+  Trainer(Session& session, Config config, bool resume, const io::CheckedFiles& checked)
       : session_(session),
         config_(std::move(config)),
-        data_(open_run_data(session_, config_)),
+        data_(open_run_data(session_, config_, checked)),
         parameters_(session_.device(), to_dtype(config_.train.precision)),
         model_(build_model(config_, parameters_)),
         strategy_(std::make_unique<parallel::DataParallel>(frozen(), session_.communicator(), session_.group(),
@@ -491,8 +491,8 @@ class Trainer {
 
 }  // namespace
 
-Exit train(Session& session, Config config, bool resume) {
-  return Trainer(session, std::move(config), resume).run();
+Exit train(Session& session, Config config, bool resume, const io::CheckedFiles& checked) {
+  return Trainer(session, std::move(config), resume, checked).run();
 }
 
 }  // namespace lockstep::launch

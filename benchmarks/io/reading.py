@@ -176,7 +176,8 @@ def main():
         results.append(result("deflate, shuffle, Fletcher32: photos to f32 on two cores", "rows/s", r["ours"], r["peer"], "one core", command))
     if "consume" in a.only:
         for name, what in (("contiguous", "contiguous f32"), ("checked", "f32, one row a chunk, Fletcher32"), ("sixteen", "bytes to f32, 16 rows a chunk")):
-            runs = [ours(a.program, "consume", folder / f"{name}.h5", 1.2, a.seconds) for _ in range(a.rounds)]
+            # Ten seconds: the first batches, whose memory is touched for the first time, count as in any run.
+            runs = [ours(a.program, "consume", folder / f"{name}.h5", 1.2, 10) for _ in range(a.rounds)]
             shares = sorted(r["exposed_share"] for r in runs)
             results.append({"name": f"exposed data time at 1.2 GB/s of stored rows, {what}", "unit": "share of the step",
                             "ours": round(statistics.median(shares), 5), "ours_low": round(shares[0], 5), "ours_high": round(shares[-1], 5),

@@ -20,11 +20,12 @@ struct Options {
 int evaluate_command(const Options& options) {
   Config config = read_run_config(options.run);
   if (!options.data.empty()) config.data.path = {options.data}, config.data.mixture.clear(), config.data.validation = "none";
+  io::CheckedFiles checked;
   if (first_process())
-    for (const std::string& path : data_files(config)) io::validate_file(path);
+    for (const std::string& path : data_files(config)) checked.merge(io::validate_file(path));
   Session session({.device = options.device, .alone = true});
   Trained trained(session, options.run, config);
-  RunData data = open_data(config, session.group());
+  RunData data = open_data(config, session.group(), checked);
   bool held_out = data.validation && !options.train;
   const io::Dataset& dataset = held_out ? *data.validation : *data.train;
   resolve_model(config, dataset.info());

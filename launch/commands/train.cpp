@@ -18,9 +18,11 @@ struct Options {
 };
 
 /// A damaged file is met here, where one process ends with one sentence, and not inside of a library under MPI.
-void validate_data(const Config& config) {
-  for (const std::string& path : data_files(config)) io::validate_file(path);
-  if (std::filesystem::is_regular_file(config.data.validation)) io::validate_file(config.data.validation);
+io::CheckedFiles validate_data(const Config& config) {
+  io::CheckedFiles checked;
+  for (const std::string& path : data_files(config)) checked.merge(io::validate_file(path));
+  if (std::filesystem::is_regular_file(config.data.validation)) checked.merge(io::validate_file(config.data.validation));
+  return checked;
 }
 
 int train_command(const Options& options) {
@@ -29,11 +31,11 @@ int train_command(const Options& options) {
     std::fputs(print_config(config, true).c_str(), stdout);
     return 0;
   }
-  if (first_process()) validate_data(config);
+  const io::CheckedFiles checked = first_process() ? validate_data(config) : io::CheckedFiles{};
   Session session({.device = config.run.device,
                    .threads = int(config.train.threads.value_or(0)),
                    .exact = config.train.reduction == "exact"});
-  return int(train(session, config, options.resume));
+  return int(train(session, config, options.resume, checked));
 }
 
 }  // namespace
