@@ -14,7 +14,9 @@ namespace {
 
 using hdf5::Element;
 
-constexpr std::uint64_t split_seed = 0x6c6f636b73746570;  // which rows are held out never depends on a run's seed
+// Which rows are held out depends on the file and the share alone, not on a run's seed, its memory or a manifest.
+constexpr std::uint64_t split_seed = 0x6c6f636b73746570;
+constexpr std::int64_t split_rows_below = 256 << 20, split_chunks_from = 64;
 
 /// Rows of HDF5 datasets, in memory or read in runs.
 class Hdf5Dataset final : public Dataset {
@@ -40,9 +42,9 @@ class Hdf5Dataset final : public Dataset {
     }
     info_.rows = all;
     if (!plan.stream && (plan.from > 0 || plan.to < 1)) {
-      split_.emplace(all, split_seed, 0);
       first_ = std::llround(plan.from * double(all));
       info_.rows = std::llround(plan.to * double(all)) - first_;
+      split(all, plan.from > 0 ? first_ : info_.rows, plan.from > 0);
     }
     prepare_pattern();
     describe();
@@ -90,8 +92,10 @@ class Hdf5Dataset final : public Dataset {
   std::vector<ChunkRun> chunks() const override {
     std::vector<ChunkRun> runs;
     if (split_) return runs;  // its rows lie anywhere
-    for (const Part& part : parts_) {
+    for (const Part& part : parts_)
       if (part.inputs->kept() || part.rows == 0) return {};
+    if (!spans_.empty()) return split_runs_;
+    for (const Part& part : parts_) {
       const std::int64_t step = plan_.stream ? length() : 1, row = units() * part.inputs->row_bytes();
       const std::int64_t stored = part.inputs->run_rows();
       const std::int64_t chunk = std::max<std::int64_t>(1, stored / step);
@@ -165,8 +169,54 @@ class Hdf5Dataset final : public Dataset {
     }
   }
 
+  /// Draws which of all rows are on this plan's side of a split: before `edge`, or from there on. Rows one by one where they are
+  /// few, since files are often sorted by class; of large data whole chunks, so that both sides are still read chunk by chunk.
+  /// One chunk is cut, for the sides have exactly the sizes that were asked for.
+  void split(std::int64_t all, std::int64_t edge, bool behind) {
+    struct Chunk {
+      std::int64_t first, rows, unit, row_bytes, before = 0;  // before: its rows before the edge
+    };
+    std::vector<Chunk> chunks;
+    std::int64_t bytes = 0;
+    for (const Part& part : parts_) {
+      const std::int64_t unit = part.inputs->run_rows(), row = part.inputs->row_bytes();
+      for (std::int64_t at = 0; at < part.rows; at += unit)
+        chunks.push_back({part.first + at, std::min(unit, part.rows - at), unit, row});
+      bytes += part.rows * row;
+    }
+    const auto n = std::int64_t(chunks.size());
+    if (bytes <= split_rows_below || double(std::min(edge, all - edge)) * double(n) < double(split_chunks_from) * double(all)) {
+      split_.emplace(all, split_seed, 0);
+      return;
+    }
+    const Permutation drawn(n, split_seed, 1);
+    for (std::int64_t i = 0, left = edge; i < n && left > 0; ++i) {
+      Chunk& chunk = chunks[std::size_t(drawn(i))];
+      chunk.before = std::min(chunk.rows, left);
+      left -= chunk.before;
+    }
+    std::int64_t done = 0;
+    for (const Chunk& chunk : chunks) {
+      const std::int64_t rows = behind ? chunk.rows - chunk.before : chunk.before;
+      const std::int64_t first = behind ? chunk.first + chunk.before : chunk.first;
+      if (rows == 0) continue;
+      if (spans_.empty() || spans_.back().row + done - spans_.back().first != first) spans_.push_back({done, first});
+      const bool follows = !split_runs_.empty() && split_runs_.back().chunk == chunk.unit &&
+                           split_runs_.back().rows % chunk.unit == 0 && split_runs_.back().row_bytes == chunk.row_bytes;
+      if (follows)
+        split_runs_.back().rows += rows;
+      else
+        split_runs_.push_back({done, rows, chunk.unit, chunk.row_bytes});
+      done += rows;
+    }
+  }
+
   std::pair<int, std::int64_t> locate(std::int64_t row) const {
     if (split_) row = (*split_)(first_ + row);
+    if (!spans_.empty()) {
+      const auto after = std::ranges::upper_bound(spans_, row, {}, &Span::first);
+      row += (after - 1)->row - (after - 1)->first;
+    }
     auto after = std::upper_bound(parts_.begin(), parts_.end(), row, [](std::int64_t r, const Part& p) { return r < p.first; });
     const Part& part = *(after - 1);
     row -= part.first;
@@ -329,7 +379,12 @@ class Hdf5Dataset final : public Dataset {
   Plan plan_;
   std::shared_ptr<Engine> engine_;
   std::vector<Part> parts_;
-  std::optional<Permutation> split_;
+  struct Span {
+    std::int64_t first, row;  // this plan's first row of it; which of all rows that is
+  };
+  std::optional<Permutation> split_;  // rows, or
+  std::vector<Span> spans_;           // chunks that neighbour each other, and
+  std::vector<ChunkRun> split_runs_;  // what chunks() says of them
   std::int64_t first_ = 0;
   std::vector<float> scale_, shift_;
   bool augments_ = false, plain_ = false;

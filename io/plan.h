@@ -30,8 +30,8 @@ struct Plan {
   bool channels_first = false;
   std::int64_t crop_padding = 0;  ///< training only, as is the next
   bool flip = false;
-  /// This plan's share of the rows, [from, to): of each part's tokens in their order, or of all rows in an order drawn once and
-  /// for all, since files are often sorted by class.
+  /// This plan's share of the rows, [from, to): of each part's tokens in their order, or of all rows (large data: of all chunks)
+  /// in an order drawn once and for all, since files are often sorted by class.
   double from = 0, to = 1;
   std::string note;                 ///< what became of a cache that ranks share; not sent
   std::string documents;            ///< streams: where documents begin

@@ -64,7 +64,7 @@ Rows::Rows(std::shared_ptr<const hdf5::File> file, const std::string& name, hdf5
   bands_ = (count_ + band_rows_ - 1) / band_rows_;
   if (layout_.kind != Kind::library) bytes_ = std::make_unique<FileBytes>(data_.descriptor(), file_->path());
   straight_ = layout_.kind == Kind::contiguous && !listed_;
-  run_rows_ = layout_.kind == Kind::contiguous && !listed_ ? std::max<std::int64_t>(1, run_bytes / row) : band_rows_;
+  run_rows_ = layout_.kind == Kind::contiguous ? std::max<std::int64_t>(1, run_bytes / row) : band_rows_;
   if (layout_.kind != Kind::chunked) return;
   chunk_bytes_ = std::size_t(layout_.number.bytes);
   bool whole = true;

@@ -52,7 +52,7 @@ class Rows {
   const std::string& where() const { return where_; }  ///< "fashion.h5:/train/images"
   /// Rows that are read and decoded together.
   std::int64_t band_rows() const { return band_rows_; }
-  /// Rows that lie together: a chunk, or as many as are worth one read.
+  /// Rows that lie together: a chunk, or as many as are worth one read. A property of the file alone.
   std::int64_t run_rows() const { return run_rows_; }
   /// Whether rows come from the file at each call, so that a place of their own saves a copy.
   bool direct() const { return !kept_ && straight_; }

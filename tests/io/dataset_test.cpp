@@ -1,5 +1,7 @@
 #include "io/dataset.h"
 
+#include <cmath>
+#include <map>
 #include <numeric>
 #include <thread>
 
@@ -532,6 +534,63 @@ TEST(Dataset, SyntheticRowsAreDecidedByTheirNumber) {
   for (std::size_t i = 0; i + 1 < 6; ++i) EXPECT_EQ(tokens.inputs[i + 1], tokens.targets[i]);
   const auto values = synthetic_dataset({.kind = DataKind::table, .rows = 5, .input = {6}, .classes = 0, .outputs = 2});
   EXPECT_EQ(read_all(*values).targets.size(), 10u);
+}
+
+// Of large data whole chunks are held out, so that both sides keep their chunks; which ones depends on the file alone.
+TEST(Dataset, ALargeFilesShareIsOfWholeChunks) {
+  NEEDS_H5PY();
+  Folder folder;
+  const std::int64_t rows = 40005;
+  python(folder, R"(
+with h5.File('data.h5', 'w') as f:
+  f.create_dataset('images', (40005, 32, 32, 8), 'u1', chunks=(64, 32, 32, 8), compression='gzip')
+  f['labels'] = np.arange(40005, dtype='i4'))");
+  auto group = solo_group();
+  auto labels = [&](const Dataset& data, std::int64_t step) {
+    std::vector<std::int32_t> all;
+    std::vector<float> inputs(std::size_t(100 * 8192));
+    for (std::int64_t at = 0; at < data.rows(); at += 100 * step) {
+      std::vector<std::int64_t> wanted;
+      for (std::int64_t i = at; i < std::min(data.rows(), at + 100 * step); i += step) wanted.push_back(i);
+      all.resize(all.size() + wanted.size());
+      const auto n = std::int64_t(wanted.size());
+      data.read(wanted, {inputs.data(), n * 8192, DType::f32}, {all.data() + all.size() - wanted.size(), n, DType::i32});
+    }
+    return all;
+  };
+  const DatasetOptions options = {.paths = {folder / "data.h5"}, .validation = "0.2", .memory_limit = 64 << 20};
+  const auto opened = open_dataset(options, *group);
+  EXPECT_EQ(opened.validation->rows(), rows - opened.train->rows());
+  EXPECT_EQ(opened.train->rows(), std::llround(0.8 * double(rows)));
+  std::map<std::int64_t, int> sides;  // of each chunk: bit 0 for training, bit 1 for validation
+  std::vector<int> seen(std::size_t(rows), 0);
+  for (const Dataset* data : {opened.train.get(), opened.validation.get()}) {
+    const auto here = labels(*data, 1);
+    for (auto label : here) ++seen[std::size_t(label)], sides[label / 64] |= data == opened.train.get() ? 1 : 2;
+    // What chunks() says is so: the rows of each of its chunks come from one chunk of the file.
+    std::int64_t next = 0;
+    for (const auto& run : data->chunks()) {
+      EXPECT_EQ(run.first, next);
+      EXPECT_EQ(run.chunk, 64);
+      for (std::int64_t i = 0; i < run.rows; ++i)
+        ASSERT_EQ(here[std::size_t(run.first + i)] / 64, here[std::size_t(run.first + i / 64 * 64)] / 64) << run.first + i;
+      next += run.rows;
+    }
+    EXPECT_EQ(next, data->rows());
+    EXPECT_LE(data->chunks().size(), 3u);
+  }
+  for (std::int64_t i = 0; i < rows; ++i) ASSERT_EQ(seen[std::size_t(i)], 1) << i;
+  int cut = 0, held_out_early = 0;
+  for (const auto& [chunk, side] : sides) cut += side == 3, held_out_early += side == 2 && chunk < 312;
+  EXPECT_LE(cut, 1);
+  EXPECT_GT(held_out_early, 40);  // of about 62: drawn from everywhere
+  EXPECT_LT(held_out_early, 85);
+  // In memory: any row costs the same, and the same ones are held out.
+  auto kept = options;
+  kept.memory_limit = 1 << 30;
+  const auto again = open_dataset(kept, *group);
+  EXPECT_TRUE(again.train->chunks().empty());
+  EXPECT_EQ(labels(*again.validation, 37), labels(*opened.validation, 37));
 }
 
 }  // namespace
