@@ -35,16 +35,16 @@ struct CheckpointOptions {
 class CheckpointWriter {
  public:
   /// A tensor is whole on every rank, with the same values, or the ranks' views of it are parts that make it up. Views stay where
-  /// they are. Waits for the other ranks.
+  /// they are. Asynchronous: takes memory for this rank's share. Waits for the other ranks.
   CheckpointWriter(std::string folder, std::vector<NamedView>, CheckpointOptions, const Queue&, Group&);
   /// Waits for the thread; what is not agreed by then is no checkpoint.
   ~CheckpointWriter();
   CheckpointWriter(const CheckpointWriter&) = delete;
   CheckpointWriter& operator=(const CheckpointWriter&) = delete;
 
-  /// Starts a checkpoint when none is under way. Asynchronous: returns when this rank's share is copied (into buffers made by the
-  /// first call), and poll() or wait() tell the outcome; otherwise returns when it is on disk, and the next call tells the
-  /// outcome. `state` is a JSON object: position, seed, lanes, choices, whatever a resumed run needs. Waits for the queue.
+  /// Starts a checkpoint when none is under way. Asynchronous: returns when this rank's share is copied, and poll() or wait()
+  /// tell the outcome; otherwise returns when it is on disk, and the next call tells the outcome. `state` is a JSON object:
+  /// position, seed, lanes, choices, whatever a resumed run needs. Waits for the queue.
   void begin(std::int64_t step, const std::string& state);
   bool under_way() const;
 

@@ -139,8 +139,13 @@ std::string view_file(const Manifest& manifest) {
       file.create_virtual(t.name, element_of(t.dtype), t.shape, sources, missing_value(t.dtype));
     if (t.dtype == DType::bf16) file.set(t.name, "dtype", "bf16");
   }
-  file.set("", "step", manifest.step);
-  if (manifest.state.size() < 60000) file.set("", "state", manifest.state);  // an attribute holds 64 KiB; the manifest has it
+  return file.image();
+}
+
+std::string view_file_at(const std::string& view, std::int64_t step, const std::string& state) {
+  auto file = hdf5::File::from_image(view);
+  file.set("", "step", step);
+  if (state.size() < 60000) file.set("", "state", state);  // an attribute holds 64 KiB; the manifest has it
   return file.image();
 }
 

@@ -28,6 +28,7 @@ using Json = nlohmann::json;
 namespace {
 
 constexpr std::int64_t ahead_bytes = 32 << 20;  // written before the disk is told to begin
+constexpr std::int64_t block = Manifest{}.block_bytes;
 
 double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -43,6 +44,11 @@ std::vector<Manifest::Tensor> tensors_of(const std::vector<NamedView>& views) {
     tensors.push_back({v.name, v.shape, v.view.dtype});
   }
   return tensors;
+}
+
+/// The order of a manifest: tensor after tensor.
+void sort_pieces(Manifest& manifest) {
+  std::ranges::sort(manifest.pieces, {}, [](const auto& p) { return std::pair(p.tensor, p.begin); });
 }
 
 void make_folder(const std::string& path) {
@@ -99,8 +105,10 @@ struct CheckpointWriter::Parts {
 
   std::vector<Slice> slices;
   FileLayout layout;
-  Manifest plan;  // rank 0; pieces rank after rank
-  Memory copies;  // of this rank's slices, one after another; asynchronous
+  Manifest plan;               // rank 0; pieces rank after rank
+  std::string view;            // rank 0: checkpoint.h5 without step and state
+  Memory memory;               // asynchronous
+  std::byte* image = nullptr;  // in it: this rank's file as it will be
 
   enum class Phase : std::uint8_t {
     idle,
@@ -129,15 +137,16 @@ struct CheckpointWriter::Parts {
     return path;
   }
 
+  void make_image() {
+    memory = host_memory(std::size_t(layout.bytes + RawFile::direct_alignment));
+    const auto past = std::int64_t(reinterpret_cast<std::uintptr_t>(memory.get()) % RawFile::direct_alignment);
+    image = memory.get() + (RawFile::direct_alignment - past) % RawFile::direct_alignment;
+    for (const auto& [at, bytes] : layout.rest) std::memcpy(image + at, bytes.data(), bytes.size());
+  }
   void copy_slices() {
-    std::int64_t bytes = 0;
-    for (const auto& s : slices) bytes += std::int64_t(view_of(s).bytes());
-    if (!copies) copies = host_memory(std::size_t(std::max<std::int64_t>(bytes, 1)));
-    std::byte* to = copies.get();
-    for (const auto& s : slices) {
-      const View from = view_of(s);
-      kernels::copy(queue, {to, from.size, from.dtype}, from);
-      to += from.bytes();
+    for (std::size_t i = 0; i < slices.size(); ++i) {
+      const View from = view_of(slices[i]);
+      kernels::copy(queue, {image + layout.offsets[i], from.size, from.dtype}, from);
     }
     kernels::synchronize(queue);
   }
@@ -146,10 +155,26 @@ struct CheckpointWriter::Parts {
   std::string write_slices() const {
     RawFile file(temporary + "/" + rank_file_name(group.rank()), RawFile::Mode::create);
     file.reserve(layout.bytes);
-    const std::int64_t block = Manifest{}.block_bytes;
-    const std::byte* copy = copies.get();
+    const Json sums = image ? write_image(file) : write_views(file);
+    file.sync();
+    return sums.dump();
+  }
+
+  Json write_image(const RawFile& file) const {
+    Json sums = Json::array();
+    for (std::size_t i = 0; i < slices.size(); ++i) {
+      Json& of_slice = sums.emplace_back(Json::array());
+      const auto bytes = std::int64_t(view_of(slices[i]).bytes());
+      for (std::int64_t at = 0; at < bytes; at += block)
+        of_slice.push_back(checksum(image + layout.offsets[i] + at, std::size_t(std::min(block, bytes - at))));
+    }
+    file.write_directly(layout.bytes, image);
+    return sums;
+  }
+
+  Json write_views(const RawFile& file) const {
     Memory staging;
-    if (!copy && queue.on_gpu) staging = host_memory(std::size_t(block));
+    if (queue.on_gpu) staging = host_memory(std::size_t(block));
     std::int64_t ahead = 0;
     Json sums = Json::array();
     for (std::size_t i = 0; i < slices.size(); ++i) {
@@ -158,10 +183,7 @@ struct CheckpointWriter::Parts {
       Json& of_slice = sums.emplace_back(Json::array());
       for (std::int64_t first = 0; first < all.size; first += run) {
         View piece = all.slice(first, std::min(run, all.size - first));
-        if (copy) {
-          piece.data = const_cast<std::byte*>(copy);
-          copy += piece.bytes();
-        } else if (queue.on_gpu) {
+        if (queue.on_gpu) {
           const View host{staging.get(), piece.size, piece.dtype};
           kernels::copy(queue, host, piece);
           kernels::synchronize(queue);
@@ -177,8 +199,7 @@ struct CheckpointWriter::Parts {
       }
     }
     for (const auto& [at, bytes] : layout.rest) file.write(at, std::int64_t(bytes.size()), bytes.data());
-    file.sync();
-    return sums.dump();
+    return sums;
   }
 
   /// Rank 0, when all files are on disk: everything that makes them a checkpoint. Returns its path.
@@ -189,10 +210,10 @@ struct CheckpointWriter::Parts {
     auto piece = manifest.pieces.begin();
     for (const auto& told : reports)
       for (auto& sums : Json::parse(result(told))) (piece++)->xxh3 = sums.get<std::vector<std::string>>();
-    std::ranges::sort(manifest.pieces, {}, [](const auto& p) { return std::pair(p.tensor, p.begin); });
-    const std::string view = view_file(manifest);
-    manifest.files.push_back({checkpoint_view_name, std::int64_t(view.size()), checksum(view)});
-    write_synced(temporary + "/" + checkpoint_view_name, view);
+    sort_pieces(manifest);
+    const std::string shown = view_file_at(view, step, state);
+    manifest.files.push_back({checkpoint_view_name, std::int64_t(shown.size()), checksum(shown)});
+    write_synced(temporary + "/" + checkpoint_view_name, shown);
     write_synced(temporary + "/" + checkpoint_manifest_name, manifest.to_json());  // last: a folder without it is incomplete
     sync_folder(temporary);
     const std::string path = step_path(folder, step), latest = folder + "/latest";
@@ -254,10 +275,17 @@ CheckpointWriter::CheckpointWriter(std::string folder, std::vector<NamedView> vi
   settle(group, [&] {
     p.slices = slices_of(tensors, parts, group.rank());
     p.layout = lay_out(tensors, p.slices, fmt::format("{}/{}.tmp.layout", p.folder, rank_file_name(group.rank())));
+    if (p.options.asynchronous) p.make_image();
   });
   const auto all =
       group.gather(Json{{"bytes", p.layout.bytes}, {"rest_xxh3", p.layout.rest_xxh3}, {"offsets", p.layout.offsets}}.dump());
-  if (group.rank() == 0) p.plan = plan_of(tensors, parts, all);
+  settle(group, [&] {
+    if (group.rank() != 0) return;
+    p.plan = plan_of(tensors, parts, all);
+    Manifest ordered = p.plan;
+    sort_pieces(ordered);
+    p.view = view_file(ordered);
+  });
 }
 
 CheckpointWriter::~CheckpointWriter() {

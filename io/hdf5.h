@@ -169,6 +169,8 @@ class File {
   static File create(const std::string& path);
   /// A new file in memory; image() are its bytes.
   static File create_in_memory();
+  /// A copy in memory of the file whose bytes these are.
+  static File from_image(const std::string& bytes);
   /// The bytes of the whole file as it is now.
   std::string image() const;
   /// Writes out and closes; without it the destructor closes and says nothing.

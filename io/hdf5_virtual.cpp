@@ -1,6 +1,7 @@
 // Files in memory, and virtual datasets: whole tensors whose values lie in the files of several ranks.
 
 #define H5_USE_110_API
+#include <fmt/format.h>
 #include <hdf5.h>
 
 #include <algorithm>
@@ -64,6 +65,18 @@ File File::create_in_memory() {
   H5Pset_fapl_core(access.id, 1 << 16, false);
   Handle file(H5Fcreate("in memory", H5F_ACC_TRUNC, H5P_DEFAULT, access.id), [](std::int64_t id) { return int(H5Fclose(id)); });
   require(Exit::io, bool(file), "a file in memory could not be made");
+  return File(std::move(file), "a file in memory");
+}
+
+File File::from_image(const std::string& bytes) {
+  Lock lock;
+  Id access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
+  H5Pset_fapl_core(access.id, 1 << 16, false);
+  H5Pset_file_image(access.id, const_cast<char*>(bytes.data()), bytes.size());  // copied
+  // The library takes two open files of one name for the same one.
+  const std::string name = fmt::format("in memory at {}", static_cast<const void*>(bytes.data()));
+  Handle file(H5Fopen(name.c_str(), H5F_ACC_RDWR, access.id), [](std::int64_t id) { return int(H5Fclose(id)); });
+  require(Exit::io, bool(file), "a file in memory could not be opened");
   return File(std::move(file), "a file in memory");
 }
 

@@ -5,6 +5,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -56,6 +57,24 @@ void RawFile::write(std::int64_t at, std::int64_t bytes, const void* from) const
     if (n <= 0) write_failed(path_, needed_, n < 0 ? errno : ENOSPC);
     done += n;
   }
+}
+
+void RawFile::write_directly(std::int64_t bytes, const void* from) const {
+  constexpr std::int64_t most = 32 << 20;  // of one call
+  const std::int64_t whole = bytes / direct_alignment * direct_alignment;
+  std::int64_t done = 0;
+  const int flags = fcntl(file_, F_GETFL);
+  if (flags >= 0 && fcntl(file_, F_SETFL, flags | O_DIRECT) == 0) {
+    while (done < whole && done % direct_alignment == 0) {
+      const auto n = ::pwrite(file_, static_cast<const char*>(from) + done, std::size_t(std::min(most, whole - done)), done);
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0 && errno == EINVAL) break;  // not this file system, or not at this alignment
+      if (n <= 0) write_failed(path_, needed_, n < 0 ? errno : ENOSPC);
+      done += n;
+    }
+    fcntl(file_, F_SETFL, flags);
+  }
+  write(done, bytes - done, static_cast<const char*>(from) + done);
 }
 
 void RawFile::start_writing_out(std::int64_t at, std::int64_t bytes) const {

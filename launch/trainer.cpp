@@ -271,7 +271,7 @@ class Trainer {
   void report() {
     double loss = global_loss();
     double steps = double(std::max<std::int64_t>(interval_.steps, 1));
-    double seconds = (now() - interval_.started) / steps;
+    double each = (now() - interval_.started) / steps;
     double looked = double(std::max<std::int64_t>(interval_.looked, 1));
     bool tokens = data_.train->info().kind == io::DataKind::tokens;
     double rows = interval_.rows / steps;  // of a step
@@ -279,15 +279,16 @@ class Trainer {
              .steps = steps_,
              .loss = loss,
              .rate = shortest(schedule_.at(step_ - 1)),
-             .step_ms = 1e3 * seconds,
-             .exposed_share = interval_.exposed_ms / looked / (1e3 * seconds),
-             .per_second = (tokens ? rows * targets_per_row_ : rows) / seconds,
+             .step_ms = 1e3 * each,
+             .exposed_share = interval_.exposed_ms / looked / (1e3 * each),
+             .per_second = (tokens ? rows * targets_per_row_ : rows) / each,
              .unit = tokens ? "tokens" : "samples",
-             .mfu = model_->flops_per_row() * rows / seconds / peak_.flops_per_s};
+             .mfu = model_->flops_per_row() * rows / each / peak_.flops_per_s};
     ordered_json line = {{"step", step_},
                          {"train/loss", loss},
                          {"train/grad_norm", shortest(optimizer_->gradient_norm())},
                          {"lr", last_.rate},
+                         {"seconds", seconds()},
                          {"step_ms", last_.step_ms},
                          {tokens ? "tokens_per_s" : "samples_per_s", last_.per_second},
                          {"mfu", last_.mfu},
@@ -296,7 +297,7 @@ class Trainer {
                          {"comm/hidden_ms", interval_.hidden_ms / looked},
                          {"comm/exposed_ms", interval_.exposed_ms / looked}};
     write_metrics(line);
-    last_.seconds_left = double(steps_ - step_) * seconds;
+    last_.seconds_left = double(steps_ - step_) * each;
     if (session_.console().terminal()) {
       session_.note(to_text(last_));
       show_status();
