@@ -116,7 +116,7 @@ std::vector<Plan> find_plans(const DatasetOptions& options, Sources& sources) {
   require(Exit::bad_data, missing.empty(), "{}: no such file", joined(missing));
   for (const auto& path : files) {
     const auto there = sources.file(path)->datasets();
-    const Names names = find_training(path, there, options.inputs, options.labels);
+    const Names names = find_training(path, there, options.inputs, options.labels, options.mask);
     training.push_back({path, names});
     if (none || fraction || other_files) continue;
     if (auto found = find_validation(path, there, names, options.validation)) validation.push_back({path, *found});
@@ -165,6 +165,7 @@ std::string share(std::vector<Plan>& plans, Sources& sources, Group& group) {
         };
         add(part.names.inputs, plan.inputs);
         add(part.names.targets, plan.targets);
+        add(part.names.mask, plan.mask);
       }
   });
   auto padded = [](const Rows& rows) { return (rows.kept_bytes() + 255) / 256 * 256; };
@@ -204,22 +205,22 @@ Datasets open_dataset(const DatasetOptions& options, Group& group) {
   const bool several = !group.all(group.node_size() == 1);
   if (options.node_cache && several) plans[0].note = opened.note = share(plans, sources, group);
 
-  // One rank looks at the values; what it learns is how many classes there are.
+  // One rank looks at the values; what it learns is how many classes there are, and whether all targets count.
   const Memo memo(options.notes);
-  const auto classes = agree_on(group, [&] {
+  const auto learned = agree_on(group, [&] {
     auto list = nlohmann::json::array();
     for (auto& plan : plans) {
       if (plan.from == 0)
         scan(plan, sources, options.scan, memo, options.notes_after);  // a share held out is of the same rows
       else
-        plan.info.classes = plans[0].info.classes;
+        plan.info.classes = plans[0].info.classes, plan.info.ignores = plans[0].info.ignores;
       if (&plan == &plans[0])
         for (auto& other : plans) other.info.classes = plan.info.classes;
-      list.push_back(plan.info.classes);
+      list.push_back({plan.info.classes, plan.info.ignores});
     }
     return list;
   });
-  for (std::size_t i = 0; i < plans.size(); ++i) plans[i].info.classes = classes[i];
+  for (std::size_t i = 0; i < plans.size(); ++i) plans[i].info.classes = learned[i][0], plans[i].info.ignores = learned[i][1];
   settle(group, [&] {
     opened.train = open_plan(plans[0], sources);
     require(Exit::bad_data, opened.train->rows() > 0, "{}: no training rows are left", options.paths[0]);

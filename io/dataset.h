@@ -3,12 +3,14 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "core/group.h"
 #include "core/tensor.h"
+#include "io/batch.h"
 #include "kernels/base/random.h"
 
 namespace lockstep::io {
@@ -26,6 +28,7 @@ struct DatasetInfo {
   DType target_dtype = DType::i32;            ///< i32: tokens and class labels; f32: regression
   std::int64_t classes = 0;                   ///< number of classes; tokens: the vocabulary; 0: regression
   std::vector<std::string> class_names = {};  ///< when the file names them
+  bool ignores = false;                       ///< some targets may be `ignored_target`, so that weights are known only once read
   std::string text = {};                      ///< one line: "60000 images 28 x 28 x 1, 10 classes, fashion.h5:/train/images"
 };
 
@@ -43,10 +46,10 @@ class Dataset {
   virtual ~Dataset() = default;
   const DatasetInfo& info() const { return info_; }
   std::int64_t rows() const { return info_.rows; }
-  /// Writes row rows[i] to place i of `inputs` (tokens: i32; else f32 or bf16, normalised) and `targets` (info().target_dtype),
-  /// which are host memory. May be called from several threads. Throws Error (bad_data, io) naming the file and the dataset.
-  /// With `draws` (its site is not used) images are cropped and mirrored as the configuration asks, place i of the lane by
-  /// element i.
+  /// Writes row rows[i] to place i of `inputs` (tokens: i32; else f32 or bf16, normalised) and `targets` (info().target_dtype;
+  /// those that are not counted: ignored_target), which are host memory. May be called from several threads. Throws Error
+  /// (bad_data, io) naming the file and the dataset. With `draws` (its site is not used) images are cropped and mirrored as the
+  /// configuration asks, place i of the lane by element i.
   virtual void read(std::span<const std::int64_t> rows, View inputs, View targets, const RandomKey* draws = nullptr) const = 0;
   /// These rows will be read soon: what takes long is begun meanwhile. Returns at once and never fails.
   virtual void expect(std::span<const std::int64_t> rows) const { (void)rows; }
@@ -67,6 +70,10 @@ using CheckedFiles = std::map<std::string, std::shared_ptr<const CheckedFile>>;
 struct DatasetOptions {
   std::vector<std::string> paths = {};   ///< files or globs; their rows follow one another
   std::string inputs = {}, labels = {};  ///< names inside the file ("train/images"); empty: found among common names
+  std::string mask = {};                 ///< tokens: a dataset of their shape whose zeros are not counted; "none"; empty: found
+  std::int64_t ignore = ignored_target;  ///< class labels and tokens of this value are no targets that count
+  std::optional<bool> shift = {};  ///< tokens with labels: a token's target is the label of the next place (true), or of its
+                                   ///< own; absent: seen from the labels, which repeat the one or the other
   /// "": the file's own validation part if it has one; "none"; a fraction ("0.1"); a group or dataset of the file ("test",
   /// "val/images"); or another file.
   std::string validation = {};

@@ -28,10 +28,11 @@ class Hdf5Dataset final : public Dataset {
       Part p;
       p.inputs = sources.rows(part.file, part.names.inputs, plan.inputs, plan.hold);
       if (!part.names.targets.empty()) p.targets = sources.rows(part.file, part.names.targets, plan.targets, plan.hold_targets);
+      if (!part.names.mask.empty()) p.mask = sources.rows(part.file, part.names.mask, plan.mask, plan.hold_targets);
       if (plan.stream) {
         auto edge = [&](double share) { return std::int64_t(std::llround(share * double(p.inputs->count()))); };
         p.begin = edge(plan.from);
-        p.rows = std::max<std::int64_t>(0, (edge(plan.to) - p.begin - 1) / length());
+        p.rows = std::max<std::int64_t>(0, (edge(plan.to) - p.begin - plan.next) / length());
         if (!plan.documents.empty()) cut_documents(p, *sources.file(part.file), edge(plan.to));
       } else {
         p.rows = p.inputs->count();
@@ -85,7 +86,8 @@ class Hdf5Dataset final : public Dataset {
       auto [index, unit] = locate(row);
       const Part& part = parts_[std::size_t(index)];
       part.inputs->expect(unit, units());
-      if (part.targets) part.targets->expect(unit, 1);
+      for (const auto* beside : {part.targets.get(), part.mask.get()})
+        if (beside) beside->expect(unit, units());
     }
   }
 
@@ -118,7 +120,7 @@ class Hdf5Dataset final : public Dataset {
 
  private:
   struct Part {
-    std::shared_ptr<const Rows> inputs, targets;
+    std::shared_ptr<const Rows> inputs, targets, mask;
     std::int64_t first = 0, rows = 0;  // among all rows
     std::int64_t begin = 0;            // first token of this dataset's share
     std::vector<std::int64_t> starts;  // with documents: the first token of each row
@@ -137,10 +139,10 @@ class Hdf5Dataset final : public Dataset {
   static constexpr std::int64_t piece_bytes = 256 << 10;
 
   std::int64_t length() const { return info_.input[0]; }
-  std::int64_t units() const { return plan_.stream ? length() + 1 : 1; }  // of the file's first axis, for one row
+  std::int64_t units() const { return plan_.stream ? length() + plan_.next : 1; }  // of the file's first axis, for one row
 
   void read_piece(const Job& job, std::size_t begin, std::size_t stop) const {
-    thread_local Scratch scratch, target_scratch;
+    thread_local Scratch scratch, target_scratch, mask_scratch;
     for (std::size_t end; begin < stop; begin = end) {
       const auto wanted = job.wanted.subspan(begin, stop - begin);
       const Part& part = parts_[std::size_t(wanted[0].part)];
@@ -162,10 +164,16 @@ class Hdf5Dataset final : public Dataset {
         const auto block = part.inputs->get(first, last - first, scratch);
         for (const auto& w : wanted.first(n)) fill_inputs(job, w.place, block.data + (w.unit - first) * row);
       }
-      if (!part.targets) continue;
-      const auto block = part.targets->get(first, last - first, target_scratch);
-      for (const auto& w : wanted.first(n))
-        fill_targets(job.targets, w.place, block.data + (w.unit - first) * part.targets->row_bytes());
+      if (part.targets) {
+        const auto block = part.targets->get(first, last - first, target_scratch);
+        for (const auto& w : wanted.first(n))
+          fill_targets(job.targets, w.place, block.data + (w.unit - first) * part.targets->row_bytes());
+      }
+      if (part.mask) {
+        const auto block = part.mask->get(first, last - first, mask_scratch);
+        for (const auto& w : wanted.first(n))
+          mask_targets(job.targets, w.place, block.data + (w.unit - first) * part.mask->row_bytes());
+      }
     }
   }
 
@@ -247,10 +255,10 @@ class Hdf5Dataset final : public Dataset {
       const std::int64_t begin = edges[i - 1], end = edges[i];
       if (begin < part.begin || end > stop || begin == end) continue;  // documents belong to one side of a split
       ++documents_;
-      if (end - begin <= length())
+      if (end - begin < units())
         ++short_;
       else
-        for (std::int64_t at = begin; at < end - 1; at += length()) part.starts.push_back(std::min(at, end - length() - 1));
+        for (std::int64_t at = begin; at < end - plan_.next; at += length()) part.starts.push_back(std::min(at, end - units()));
     }
     part.rows = std::int64_t(part.starts.size());
   }
@@ -266,6 +274,14 @@ class Hdf5Dataset final : public Dataset {
     else if (info_.classes > 0)
       info_.text += fmt::format(", {} classes", info_.classes);
     info_.text += ", " + parts_[0].inputs->where();
+    if (info_.kind == DataKind::tokens) {
+      const Names& names = plan_.parts[0].names;
+      if (!names.targets.empty())
+        info_.text += fmt::format(", targets from {}{}", names.targets, plan_.next ? " (those of the next place)" : "");
+      if (!names.mask.empty()) info_.text += fmt::format(", counted where {} is not 0", names.mask);
+    }
+    if (info_.ignores && !plan_.parts[0].names.targets.empty())
+      info_.text += fmt::format(", labels of {} not counted", plan_.ignore);
     if (documents_ > 0) info_.text += fmt::format(", {} documents", documents_);
     if (short_ > 0) info_.text += fmt::format(" ({} of them shorter than a row, left out)", short_);
     if (parts_.size() > 1) info_.text += fmt::format(" and {} more", parts_.size() - 1);
@@ -295,11 +311,10 @@ class Hdf5Dataset final : public Dataset {
     if (info_.kind == DataKind::tokens) {
       const std::int64_t n = length();
       auto* in = inputs.as<std::int32_t>() + std::int64_t(place) * n;
-      auto* out = targets.as<std::int32_t>() + std::int64_t(place) * n;
       visit(plan_.inputs, data, [&](const auto* tokens) {
         for (std::int64_t i = 0; i < n; ++i) in[i] = std::int32_t(tokens[i]);
-        for (std::int64_t i = 0; i < n; ++i) out[i] = std::int32_t(tokens[i + 1]);
       });
+      if (plan_.parts[0].names.targets.empty()) fill_token_targets(targets, place, plan_.inputs, data);
       return;
     }
     const std::int64_t n = count(info_.input);
@@ -366,13 +381,36 @@ class Hdf5Dataset final : public Dataset {
     }
   }
 
+  /// A row of `data` (labels, or the tokens themselves) as targets.
+  void fill_token_targets(View targets, std::size_t place, Element element, const std::byte* data) const {
+    const std::int64_t n = length();
+    auto* out = targets.as<std::int32_t>() + std::int64_t(place) * n;
+    visit(element, data, [&](const auto* values) {
+      for (std::int64_t i = 0; i < n; ++i) out[i] = std::int32_t(values[i + plan_.next]);
+    });
+    if (!info_.ignores) return;
+    const auto ignore = std::int32_t(plan_.ignore);
+    for (std::int64_t i = 0; i < n; ++i) out[i] = out[i] == ignore ? ignored_target : out[i];
+  }
+
   void fill_targets(View targets, std::size_t place, const std::byte* data) const {
+    if (info_.kind == DataKind::tokens) return fill_token_targets(targets, place, plan_.targets, data);
     const std::int64_t n = count(info_.target);
     visit(plan_.targets, data, [&](const auto* t) {
-      if (info_.target_dtype == DType::i32)
-        targets.as<std::int32_t>()[place] = std::int32_t(t[0]);
-      else
+      if (info_.target_dtype == DType::i32) {
+        const auto value = std::int32_t(t[0]);
+        targets.as<std::int32_t>()[place] = info_.ignores && value == plan_.ignore ? ignored_target : value;
+      } else {
         for (std::int64_t i = 0; i < n; ++i) targets.as<float>()[std::int64_t(place) * n + i] = float(t[i]);
+      }
+    });
+  }
+
+  void mask_targets(View targets, std::size_t place, const std::byte* data) const {
+    const std::int64_t n = length();
+    auto* out = targets.as<std::int32_t>() + std::int64_t(place) * n;
+    visit(plan_.mask, data, [&](const auto* mask) {
+      for (std::int64_t i = 0; i < n; ++i) out[i] = mask[i + plan_.next] != 0 ? out[i] : ignored_target;
     });
   }
 

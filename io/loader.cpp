@@ -1,5 +1,6 @@
 #include "io/loader.h"
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <cstdlib>
@@ -47,11 +48,7 @@ class Prefetcher {
     HostBatch host;
     {
       std::unique_lock lock(mutex_);
-      if (ready_.empty() && !ended_) {
-        const auto begin = std::chrono::steady_clock::now();
-        changed_.wait(lock, [&] { return !ready_.empty() || ended_; });
-        exposed_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-      }
+      wait_for(lock, 1);
       if (ready_.empty()) {
         if (problem_) std::rethrow_exception(problem_);
         return {};
@@ -63,6 +60,16 @@ class Prefetcher {
     return upload(std::move(host));
   }
 
+  /// Targets that count in the next n batches; waits for them.
+  double weight_of_next(std::size_t n) {
+    std::unique_lock lock(mutex_);
+    wait_for(lock, n);
+    if (ready_.size() < n && problem_) std::rethrow_exception(problem_);
+    double weight = 0;
+    for (std::size_t i = 0; i < n; ++i) weight += ready_[i].weight;
+    return weight;
+  }
+
   double exposed_seconds() const { return exposed_; }
 
  private:
@@ -72,6 +79,14 @@ class Prefetcher {
     std::int64_t rows = 0;
     double weight = 0;
   };
+
+  /// Until n batches are there or there will be no more.
+  void wait_for(std::unique_lock<std::mutex>& lock, std::size_t n) {
+    if (ready_.size() >= n || ended_) return;
+    const auto begin = std::chrono::steady_clock::now();
+    changed_.wait(lock, [&] { return ready_.size() >= n || ended_; });
+    exposed_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  }
 
   void run() {
     std::deque<Want> planned;  // what comes next, told to the dataset before it is read
@@ -123,6 +138,10 @@ class Prefetcher {
     batch.targets = {batch.memory.get() + targets_at, m, info.target_dtype};
     dataset_.read(want.rows, batch.inputs, batch.targets, want.draws ? &*want.draws : nullptr);
     batch.weight = m > 0 ? double(m) : double(batch.rows);
+    if (info.ignores) {
+      const auto* targets = batch.targets.as<std::int32_t>();
+      batch.weight = double(m - std::count(targets, targets + m, ignored_target));
+    }
     return batch;
   }
 
@@ -207,6 +226,11 @@ Batch Loader::next_lane() {
 }
 std::int64_t Loader::step() const {
   return work_->options.start_step + work_->taken / work_->options.lane_count;
+}
+double Loader::step_weight() {
+  const auto lanes = work_->options.lane_count;
+  require(work_->taken % lanes == 0, "loader: the weight of a step is known before its first lane is taken");
+  return work_->prefetcher->weight_of_next(std::size_t(lanes));
 }
 double Loader::exposed_seconds() const {
   return work_->prefetcher->exposed_seconds();

@@ -37,6 +37,10 @@ class Loader {
   /// The next lane of the current step; after the last lane the next step begins. Waits until it is read. On a CPU the batch is
   /// the buffer itself, on a GPU it is uploaded in the device's queue. Rethrows what the reading thread met.
   Batch next_lane();
+  /// Targets that count in this rank's lanes of the step that begins with the next lane: the sum over ranks is the step's global
+  /// weight. Called before a step's first lane; waits until all of them are read. Only datasets with info().ignores need it: for
+  /// others Stream::total() tells the weight.
+  double step_weight();
   /// The step that the next call of next_lane() belongs to.
   std::int64_t step() const;
   /// Seconds that next_lane() has waited for data since the loader was made.

@@ -93,6 +93,7 @@ class JoinedDataset final : public Dataset {
               to_text(info_.input), p.text, name_of(p.kind), to_text(p.input));
       firsts_.push_back(info_.rows);
       info_.rows += p.rows;
+      info_.ignores |= p.ignores;
       if (p.classes > info_.classes) info_.classes = p.classes, info_.class_names = p.class_names;
       info_.text += (info_.text.empty() ? "" : " + ") + p.text;
     }

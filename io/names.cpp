@@ -15,6 +15,7 @@ const Texts training_words = {"train", "training"};
 const Texts validation_words = {"validation", "val", "valid", "dev", "test", "testing"};
 const Texts input_words = {"images", "image", "x", "inputs", "input", "data", "features", "tokens", "input_ids"};
 const Texts target_words = {"labels", "label", "y", "targets", "target", "class", "classes"};
+const Texts mask_words = {"attention_mask", "loss_mask", "mask"};
 
 std::string lower(std::string text) {
   std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) { return char(std::tolower(c)); });
@@ -96,28 +97,37 @@ bool needs_targets(const Info& inputs) {
   return !is_tokens(inputs) && base != "tokens" && base != "input_ids";
 }
 
-std::optional<std::string> targets_beside(const std::vector<Info>& there, const Info& inputs) {
+/// Datasets beside the inputs under one of these words.
+Texts beside(const std::vector<Info>& there, const Info& inputs, const Texts& words, bool same_shape) {
+  Texts found;
   auto leaf = take_apart(inputs.name);
-  for (const auto& word : target_words)
-    if (const auto* info = find(there, leaf.with(word)); info && info->name != inputs.name) return info->name;
-  return {};
+  for (const auto& word : words)
+    if (const auto* info = find(there, leaf.with(word)); info && info->name != inputs.name)
+      if (!same_shape || (info->numeric() && info->shape == inputs.shape)) found.push_back(info->name);
+  return found;
 }
 
 [[noreturn]] void absent(const std::string& file, const std::vector<Info>& there, const std::string& what) {
   throw Error(file + ": " + what + "; the file holds " + list_datasets(there), Exit::bad_data);
 }
 
-/// Completes inputs with targets: named, beside, or (the only other dataset with as many rows) alone in the file.
-Names complete(const std::string& file, const std::vector<Info>& there, const Info& inputs, const std::string& targets) {
-  if (targets == "none" || (targets.empty() && !needs_targets(inputs))) return {inputs.name, ""};
-  if (!targets.empty()) {
-    if (const auto* exact = find(there, targets)) return {inputs.name, exact->name};
-    auto [parent, leaf] = split_path(inputs.name);
-    if (const auto* beside = find(there, parent + targets)) return {inputs.name, beside->name};
-    if (const auto* spelled = find(there, take_apart(inputs.name).with(targets))) return {inputs.name, spelled->name};
-    absent(file, there, "there is no dataset '" + targets + "' (data.labels)");
-  }
-  if (auto found = targets_beside(there, inputs)) return {inputs.name, *found};
+/// A dataset by the name that `key` of the configuration gives, in full or as it is called beside the inputs.
+std::string named(const std::string& file, const std::vector<Info>& there, const Info& inputs, const std::string& name,
+                  const char* key) {
+  if (const auto* exact = find(there, name)) return exact->name;
+  if (const auto* info = find(there, split_path(inputs.name).first + name)) return info->name;
+  if (const auto* spelled = find(there, take_apart(inputs.name).with(name))) return spelled->name;
+  absent(file, there, "there is no dataset '" + name + "' (" + key + ")");
+}
+
+/// The targets of inputs: named, beside, or (the only other dataset with as many rows) alone in the file.
+std::string find_targets(const std::string& file, const std::vector<Info>& there, const Info& inputs,
+                         const std::string& targets) {
+  if (targets == "none") return "";
+  if (!targets.empty()) return named(file, there, inputs, targets, "data.labels");
+  const bool tokens = !needs_targets(inputs);
+  if (auto found = beside(there, inputs, target_words, tokens); !found.empty()) return found[0];
+  if (tokens) return "";
   const Info* only = nullptr;
   int fitting = 0;
   for (const auto& info : there)
@@ -125,8 +135,33 @@ Names complete(const std::string& file, const std::vector<Info>& there, const In
         info.shape[0] == inputs.shape[0] && info.shape.size() <= 2 &&
         split_path(info.name).first == split_path(inputs.name).first)
       only = &info, ++fitting;
-  if (fitting == 1) return {inputs.name, only->name};
+  if (fitting == 1) return only->name;
   absent(file, there, "no labels were found for '" + inputs.name + "': name them with data.labels (or \"none\")");
+}
+
+/// The mask of inputs: named, or beside them with their shape.
+std::string find_mask(const std::string& file, const std::vector<Info>& there, const Info& inputs, const std::string& mask) {
+  if (mask == "none") return "";
+  if (!mask.empty()) return named(file, there, inputs, mask, "data.mask");
+  if (inputs.type != hdf5::Class::integer) return "";
+  const auto found = beside(there, inputs, mask_words, true);
+  if (found.size() > 1)
+    absent(file, there,
+           "there are several masks, '" + found[0] + "' and '" + found[1] +
+               "': name the one that says which targets count with data.mask (or \"none\")");
+  return found.empty() ? "" : found[0];
+}
+
+Names complete(const std::string& file, const std::vector<Info>& there, const Info& inputs, const std::string& targets,
+               const std::string& mask) {
+  return {inputs.name, find_targets(file, there, inputs, targets), find_mask(file, there, inputs, mask)};
+}
+
+/// The held-out rows `inputs` with a mask if the training rows have one.
+Names complete_like(const std::string& file, const std::vector<Info>& there, const Info& inputs, const std::string& targets,
+                    const Names& training) {
+  const std::string mask = training.mask.empty() ? "none" : take_apart(inputs.name).with(take_apart(training.mask).base);
+  return complete(file, there, inputs, targets, mask);
 }
 
 const Info* first_common(const std::vector<Info>& there, const Texts& parts, bool plain) {
@@ -163,7 +198,7 @@ std::string list_datasets(const std::vector<Info>& there) {
 }
 
 Names find_training(const std::string& file, const std::vector<Info>& there, const std::string& inputs,
-                    const std::string& targets) {
+                    const std::string& targets, const std::string& mask) {
   const Info* found = nullptr;
   if (!inputs.empty()) {
     found = find(there, inputs);
@@ -176,21 +211,22 @@ Names find_training(const std::string& file, const std::vector<Info>& there, con
     if (!found) found = only_inputs(there);
     if (!found) absent(file, there, "none of the common dataset names were found: name yours with data.inputs and data.labels");
   }
-  return complete(file, there, *found, targets);
+  return complete(file, there, *found, targets, mask);
 }
 
 std::optional<Names> find_validation(const std::string& file, const std::vector<Info>& there, const Names& training,
                                      const std::string& part) {
   if (!part.empty())
-    if (const auto* exact = find(there, part)) return complete(file, there, *exact, training.targets.empty() ? "none" : "");
+    if (const auto* exact = find(there, part))
+      return complete_like(file, there, *exact, training.targets.empty() ? "none" : "", training);
   for (const auto& word : part.empty() ? validation_words : Texts{part})
     for (const auto& name : counterparts(training.inputs, word)) {
       const auto* inputs = find(there, name);
       if (!inputs || inputs->name == training.inputs) continue;
-      if (training.targets.empty()) return Names{inputs->name, ""};
+      if (training.targets.empty()) return complete_like(file, there, *inputs, "none", training);
       for (const auto& other : counterparts(training.targets, word))
-        if (const auto* targets = find(there, other)) return Names{inputs->name, targets->name};
-      return complete(file, there, *inputs, "");
+        if (const auto* targets = find(there, other)) return complete_like(file, there, *inputs, targets->name, training);
+      return complete_like(file, there, *inputs, "", training);
     }
   if (part.empty()) return {};
   absent(file, there, "there is no group, dataset or file '" + part + "' (data.validation)");
@@ -204,7 +240,7 @@ Names find_only(const std::string& file, const std::vector<Info>& there, const N
   if (!inputs) inputs = only_inputs(there);
   if (!inputs) absent(file, there, "no dataset like '" + training.inputs + "' was found");
   const bool same = inputs->name == training.inputs && !training.targets.empty() && find(there, training.targets);
-  return complete(file, there, *inputs, training.targets.empty() ? "none" : same ? training.targets : "");
+  return complete_like(file, there, *inputs, training.targets.empty() ? "none" : same ? training.targets : "", training);
 }
 
 }  // namespace lockstep::io

@@ -25,8 +25,11 @@ struct Plan {
   std::vector<Part> parts;                                                  ///< their rows follow one another
   DatasetInfo info;                                                         ///< rows are counted when opened
   hdf5::Element inputs = hdf5::Element::f32, targets = hdf5::Element::i32;  ///< as held in memory
-  bool hold = true, hold_targets = true;                                    ///< small enough to be read into memory
-  bool stream = false;  ///< tokens along one axis, cut into windows; otherwise the first axis is rows
+  hdf5::Element mask = hdf5::Element::u8;
+  bool hold = true, hold_targets = true;  ///< small enough to be read into memory; hold_targets: the mask, too
+  bool stream = false;                    ///< tokens along one axis, cut into windows; otherwise the first axis is rows
+  bool next = true;                       ///< tokens: the target of a place is what stands in the next one
+  std::int64_t ignore = ignored_target;   ///< targets of this value are not counted
   bool channels_first = false;
   std::int64_t crop_padding = 0;  ///< training only, as is the next
   bool flip = false;
@@ -61,8 +64,8 @@ class Sources {
 
 /// A plan for rank 0's eyes; `training`, when given, is the plan whose normalisation and classes a validation part shares.
 Plan make_plan(const DatasetOptions&, const std::vector<Plan::Part>&, Sources&, const Plan* training);
-/// Looks at every value that can be wrong: NaN and infinity in inputs and regression targets, labels and tokens out of range.
-/// Sets info.classes when it is not known yet; without `thorough` that is all it does.
+/// Looks at every value that can be wrong: NaN and infinity in inputs and regression targets, labels and tokens out of range,
+/// padding on the left. Sets info.ignores, and info.classes when it is not known yet; without `thorough` that is all it does.
 /// What it found is remembered by `memo` for files that do not change, where looking took `worth_seconds` or more.
 void scan(Plan&, Sources&, bool thorough, const Memo& memo, double worth_seconds);
 

@@ -38,6 +38,12 @@ void visit_keys(C& c, F&& key) {
   key("mixture", c.data.mixture, "or several sources in turn, each with its path and weight");
   key("inputs", c.data.inputs, "dataset of tokens, images or rows; common names are found unasked");
   key("labels", c.data.labels, "dataset of labels; common names are found unasked");
+  key("mask", c.data.mask,
+      "dataset of the tokens' shape: where it is 0 the target is not counted; common names are found unasked");
+  key("ignore", c.data.ignore, "labels of this value are not counted in losses, gradients and accuracy",
+      Rule{.low = -2147483648.0, .high = 2147483647.0});
+  key("shift", c.data.shift, "tokens with labels: the target of a token is the label of the next place (yes) or its own (no)",
+      Rule{.choices = {"automatic", "yes", "no"}, .yes = "yes", .no = "no"});
   key("validation", c.data.validation, "file, dataset, share of the rows (\"0.1\") or \"none\"; the file's own part when absent");
   key("kind", c.data.kind, "what a row is", Rule{.choices = {"automatic", "tokens", "images", "table"}});
   key("regression", c.data.regression, "targets are values, not classes");
@@ -153,6 +159,7 @@ void visit_table_keys(MixtureConfig& m, F&& key) {
   key("weight", m.weight, "", Rule{.low = 0, .above = true});
   key("inputs", m.inputs, "");
   key("labels", m.labels, "");
+  key("mask", m.mask, "");
 }
 template <class T>
 constexpr bool is_table = std::is_same_v<T, GroupConfig> || std::is_same_v<T, MixtureConfig>;

@@ -21,7 +21,7 @@ struct GroupConfig {
 struct MixtureConfig {
   std::vector<std::string> path;
   double weight = 1;
-  std::string inputs, labels;  ///< when they are not those of [data]
+  std::string inputs, labels, mask;  ///< when they are not those of [data]
 };
 
 /// Everything that a run is told, with its defaults. The meaning of each key stands in the table of config.cpp, which reads,
@@ -34,7 +34,8 @@ struct Config {
   } run;
   struct Data {
     std::vector<std::string> path;
-    std::string inputs, labels, validation;
+    std::string inputs, labels, mask, shift = "automatic", validation;
+    std::int64_t ignore = -100;
     std::string kind = "automatic";
     bool regression = false, channels_first = false, scan = true;
     std::string shuffle = "automatic", tail = "carry";

@@ -39,6 +39,7 @@ RunData open_data(const Config& c, Group& group, const io::CheckedFiles& checked
     options.paths = source.path;
     options.inputs = source.inputs.empty() ? c.data.inputs : source.inputs;
     options.labels = source.labels.empty() ? c.data.labels : source.labels;
+    options.mask = source.mask.empty() ? c.data.mask : source.mask;
     if (!train.empty() && other_file(c.data.validation)) options.validation = "none";  // it is there once
     io::Datasets one = io::open_dataset(options, group);
     data.mixture.push_back({one.train->rows(), source.weight});

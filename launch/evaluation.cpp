@@ -46,8 +46,10 @@ Evaluation evaluate(const Session& session, const nn::Model& model, const io::Da
       all.correct += one.correct;
       all.rows += one.rows;
     }
-  require(Exit::bad_data, all.weight > 0, "evaluation: there are no rows in {}", dataset.info().text);
-  return {all.loss / all.weight, classifies ? all.correct / all.rows : -1, std::int64_t(all.rows)};
+  require(Exit::bad_data, all.rows > 0, "evaluation: there are no rows in {}", dataset.info().text);
+  require(Exit::bad_data, all.weight > 0, "evaluation: no target counts in the {} rows of {}", std::int64_t(all.rows),
+          dataset.info().text);
+  return {all.loss / all.weight, classifies ? all.correct / all.weight : -1, std::int64_t(all.rows)};
 }
 
 std::string to_text(const Evaluation& e) {

@@ -8,8 +8,8 @@ namespace lockstep::launch {
 
 /// How good a model is on held-out rows.
 struct Evaluation {
-  double loss = 0;       ///< mean over targets: nats, or squared error
-  double accuracy = -1;  ///< share of rows whose class is right; negative where there are no classes
+  double loss = 0;       ///< mean over counted targets: nats, or squared error
+  double accuracy = -1;  ///< share of counted targets whose class is right; negative where there are no classes
   std::int64_t rows = 0;
 };
 

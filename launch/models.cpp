@@ -47,6 +47,9 @@ io::DatasetOptions dataset_options(const Config& c) {
   o.paths = c.data.path;
   o.inputs = c.data.inputs;
   o.labels = c.data.labels;
+  o.mask = c.data.mask;
+  o.ignore = c.data.ignore;
+  if (c.data.shift != "automatic") o.shift = c.data.shift == "yes";
   o.validation = c.data.validation;
   o.kind = one_of<io::DataKind>(c.data.kind, {{"automatic", io::DataKind::automatic},
                                               {"tokens", io::DataKind::tokens},

@@ -27,7 +27,8 @@ std::unique_ptr<nn::Model> build_model(const Config&, ParameterSet&);
 std::unique_ptr<optim::Optimizer> build_optimizer(const Config&, ParameterSet&, const Flat&, View gradients);
 optim::Schedule build_schedule(const Config&, std::int64_t steps);
 
-/// Sum of losses over the rows of a batch: cross-entropy for classes and tokens, squared error for values.
+/// Sum of losses over the rows of a batch: cross-entropy for classes and tokens, squared error for values. Ignored targets add
+/// nothing.
 Tensor batch_loss(Tape&, const Tensor& predicted, const io::Batch&, float label_smoothing);
 
 }  // namespace lockstep::launch

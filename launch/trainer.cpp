@@ -149,7 +149,7 @@ class Trainer {
     const Queue& queue = session_.device().queue();
     std::vector<Tensor> losses;
     const double rows = double(loader_->stream().total(step_ - 1));
-    weight_ = rows * targets_per_row_;
+    weight_ = data_.train->info().ignores ? counted_targets() : rows * targets_per_row_;
     interval_.rows += rows;
     strategy_->begin_step();
     for (int lane = 0; lane < strategy_->lanes().count; ++lane) losses.push_back(run_lane(lane));
@@ -181,6 +181,20 @@ class Trainer {
     if (session_.console().terminal() && at - shown_ > 0.1) shown_ = at, show_status();
   }
 
+  /// The step's global weight where only the rows tell it: whole numbers, so the same at any number of ranks.
+  double counted_targets() {
+    const double waited = loader_->exposed_seconds(), mine = loader_->step_weight();
+    interval_.data_seconds += loader_->exposed_seconds() - waited;
+    const double all = session_.group().sum(mine);
+    if (all == 0 && !said_empty_)
+      session_.log(
+          fmt::format("step {}: none of its targets counts (labels of data.ignore, or masked): its gradients and its "
+                      "loss are zero (said once)",
+                      step_));
+    said_empty_ |= all == 0;
+    return all;
+  }
+
   /// Weights that the loss does not depend on would never be trained: better said than searched for.
   void name_unused() const {
     std::string names;
@@ -195,8 +209,8 @@ class Trainer {
     interval_.data_seconds += loader_->exposed_seconds() - waited;
     const int global_lane = strategy_->lanes().first + lane;
     const double due = double(loader_->stream().count(step_ - 1, global_lane)) * targets_per_row_;
-    require(batch.weight == due, "the loader gave a lane of weight {}, not {}, in a step of weight {}", batch.weight, due,
-            weight_);
+    require(batch.weight == due || (data_.train->info().ignores && batch.weight < due),
+            "the loader gave a lane of weight {}, not {}, in a step of weight {}", batch.weight, due, weight_);
     double begun = now();
     RandomKey key{std::uint64_t(config_.run.seed), std::uint64_t(step_), std::uint32_t(global_lane), 0};
     Tape tape(session_.device(), {.mode = Mode::train, .recording = true, .random = key, .sink = strategy_.get()});
@@ -206,7 +220,7 @@ class Trainer {
     Tensor loss = batch_loss(tape, predicted, batch, float(config_.train.label_smoothing));
     if (traces()) kernels::synchronize(tape.queue());
     double forwarded = now();
-    tape.backward(loss, float(1 / weight_));
+    tape.backward(loss, weight_ > 0 ? float(1 / weight_) : 0.f);
     if (traces()) {
       kernels::synchronize(tape.queue());
       timeline_.add(Timeline::Track::compute, "data", asked, begun);
@@ -256,7 +270,7 @@ class Trainer {
         std::memcpy(&one, part.data() + at, sizeof one);
         sum += one;
       }
-    return sum / weight_;
+    return weight_ > 0 ? sum / weight_ : 0;
   }
 
   std::int64_t peak_bytes() const {
@@ -482,6 +496,7 @@ class Trainer {
   Peak peak_;
   std::int64_t step_ = 0, first_step_ = 0, steps_ = 0;
   double targets_per_row_ = 1, weight_ = 1;              // of a row; of a step
+  bool said_empty_ = false;                              // that no target of a step counts
   double started_ = 0, shown_ = 0, seconds_before_ = 0;  // seconds of the run before it was resumed
   std::vector<double> lane_losses_;                      // of this rank, in the latest step that was looked at
   Interval interval_;
