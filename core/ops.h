@@ -74,6 +74,10 @@ Tensor matmul(Tape&, const Tensor& a, const Tensor& b);
 /// activation(x (…, in) * wᵀ + bias): w is (out, in); bias (out) and activation may be absent. Bias and activation are fused into
 /// the product where the library can.
 Tensor linear(Tape&, const Tensor& x, const Tensor& w, const Tensor& bias = {}, std::optional<Unary> activation = {});
+/// linear(linear(x (…, in), w1 (hidden, in), b1, activation), w2 (out, hidden), b2), whose biases may be absent: the MLP of a
+/// transformer. What it gains is backward: the product with w2 multiplies by the activation's slope too.
+Tensor feed_forward(Tape&, const Tensor& x, const Tensor& w1, const Tensor& b1, Unary activation, const Tensor& w2,
+                    const Tensor& b2);
 struct ConvolutionOptions {
   std::int64_t stride = 1, padding = 0, dilation = 1, groups = 1;
 };

@@ -2,6 +2,7 @@
 
 #include "kernels/binary.h"
 #include "kernels/memory.h"
+#include "kernels/reduce.h"
 #include "kernels/unary.h"
 #include "kernels/vendor.h"
 
@@ -32,8 +33,21 @@ void matmul(const Queue& q, View y, View a, View b, std::int64_t m, std::int64_t
   require(!o.pre_activation || o.activation, "matmul: pre_activation without an activation");
   require(!o.pre_activation || (o.pre_activation.size == y.size && o.pre_activation.dtype == y.dtype),
           "matmul: pre_activation must look like y");
-  if (y.size == 0) return;
-  if (k == 0) return matmul_of_nothing(q, y, o);
+  require(!o.slope || (!o.bias && !o.activation && o.write == Write::overwrite),
+          "matmul: a slope goes without bias, activation and adding to y");
+  require(!o.slope || (o.slope->x.size == y.size && o.slope->y.size == y.size && o.slope->x.dtype == y.dtype &&
+                       o.slope->y.dtype == y.dtype),
+          "matmul: x and y of the slope must look like the product");
+  std::int64_t biases = o.slope ? n : m;
+  require(!o.bias_gradient || o.bias_gradient.size == biases, "matmul: the bias gradient has {} elements, not {}",
+          o.bias_gradient.size, biases);
+  require(!o.bias_gradient || (o.batch == 1 && (o.slope || (o.transpose_a && !o.bias && !o.activation))),
+          "matmul: a bias gradient goes with a slope or with a transposed a alone, batch 1");
+  if (y.size == 0 || k == 0) {
+    if (y.size > 0) matmul_of_nothing(q, y, o);
+    if (o.bias_gradient) sum_rows(q, o.bias_gradient, o.slope ? y : a, biases, o.write_bias_gradient);
+    return;
+  }
   q.on_gpu ? cuda::matmul(q, y, a, b, m, n, k, o) : cpu::matmul(q, y, a, b, m, n, k, o);
 }
 

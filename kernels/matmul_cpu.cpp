@@ -1,3 +1,4 @@
+#include "kernels/reduce.h"
 #include "kernels/unary.h"
 #include "kernels/vendor.h"
 #include "kernels/vendor_cpu.h"
@@ -80,6 +81,12 @@ void matmul(const Queue& q, View y, View a, View b, std::int64_t m, std::int64_t
   auto run = [&](View to, const MatmulOptions& options) {
     copies ? product_in_f32(q, to, a, b, m, n, k, options) : product(q, to, a, b, m, n, k, options);
   };
+  if (o.slope || o.bias_gradient) {
+    run(y, {.transpose_a = o.transpose_a, .transpose_b = o.transpose_b, .batch = o.batch, .write = o.write});
+    if (o.slope) unary_backward(q, o.slope->activation, y, y, o.slope->x, o.slope->y, Write::overwrite);
+    if (o.bias_gradient) sum_rows(q, o.bias_gradient, o.slope ? y : a, o.slope ? n : m, o.write_bias_gradient);
+    return;
+  }
   if (!o.pre_activation) return run(y, o);
   MatmulOptions linear = o;
   linear.activation = {};

@@ -1,11 +1,13 @@
 #include "kernels/binary.h"
 #include "kernels/memory.h"
+#include "kernels/reduce.h"
 #include "kernels/unary.h"
 #include "kernels/vendor.h"
 #include "kernels/vendor_cuda.h"
 
 // Matrices are row-major, cuBLASLt's are column-major. The same memory read the other way is the transposed matrix, so we ask for
-// yᵀ (n, m) = bᵀ (n, k) aᵀ (k, m): cuBLASLt's first operand is b. Its bias runs along the columns of yᵀ, which is a row of y.
+// yᵀ (n, m) = bᵀ (n, k) aᵀ (k, m): cuBLASLt's first operand, A, is b and its second, B, is a. Its bias runs along the columns of
+// yᵀ, which is a row of y.
 
 namespace lockstep::kernels::cuda {
 namespace {
@@ -16,15 +18,15 @@ cudaDataType_t type_of(DType d) {
   return d == DType::f32 ? CUDA_R_32F : CUDA_R_16BF;
 }
 
-/// One call of cuBLASLt: y (+)= a b, then bias, then GELU, whose input goes to `before` when that is present.
+/// One call of cuBLASLt: y (+)= a b, and what its epilogue does.
 struct Product {
   View y, a, b;
   int64_t m, n, k, batch;
   bool transpose_a, transpose_b;
   Write write;
-  View bias = {};
-  bool gelu = false;
-  View before = {};
+  cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_DEFAULT;
+  View bias = {};    ///< read, or written as a gradient; always of y's dtype, and never added to
+  View before = {};  ///< what GELU is given: written going forward, read going back
 };
 
 PlanKey key_of(const Product& p, bool tf32) {
@@ -37,9 +39,7 @@ PlanKey key_of(const Product& p, bool tf32) {
           p.write == Write::accumulate,
           int64_t(p.a.dtype),
           int64_t(p.y.dtype),
-          bool(p.bias),
-          p.gelu,
-          bool(p.before),
+          int64_t(p.epilogue),
           tf32,
           alignment_of({p.a.data}),
           alignment_of({p.b.data}),
@@ -79,11 +79,7 @@ std::optional<ProductPlan> make_plan(CudaLibraries& libraries, const Product& p)
   check(cublasLtMatmulDescInit(&plan.operation, tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F, CUDA_R_32F));
   set(plan.operation, CUBLASLT_MATMUL_DESC_TRANSA, p.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
   set(plan.operation, CUBLASLT_MATMUL_DESC_TRANSB, p.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
-  cublasLtEpilogue_t epilogue = p.before ? p.bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX
-                                : p.gelu ? p.bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU
-                                : p.bias ? CUBLASLT_EPILOGUE_BIAS
-                                         : CUBLASLT_EPILOGUE_DEFAULT;
-  set(plan.operation, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue);
+  set(plan.operation, CUBLASLT_MATMUL_DESC_EPILOGUE, p.epilogue);
   if (p.before) {
     set(plan.operation, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, p.n);
     set(plan.operation, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_BATCH_STRIDE, p.m * p.n);
@@ -129,41 +125,78 @@ bool run(const Queue& q, const Product& p) {
   return true;
 }
 
+/// The same product with another epilogue.
+Product with(Product p, cublasLtEpilogue_t epilogue, View bias, View before = {}) {
+  p.epilogue = epilogue;
+  p.bias = bias;
+  p.before = before;
+  return p;
+}
+
 /// y (+)= a b + bias, where the bias has y's type.
-void linear(const Queue& q, Product p) {
-  if (run(q, p)) return;
-  View bias = p.bias;
-  p.bias = {};
-  if (bias && run(q, p)) return binary(q, Binary::add, p.y, p.y, bias);
+void linear(const Queue& q, const Product& p, View bias) {
+  if (bias && run(q, with(p, CUBLASLT_EPILOGUE_BIAS, bias))) return;
+  if (run(q, p)) {
+    if (bias) binary(q, Binary::add, p.y, p.y, bias);
+    return;
+  }
   throw Error(format_text("matmul: cuBLASLt has no algorithm for {} x {} x {} in {}, batch {}",
                           {p.m, p.n, p.k, name_of(p.a.dtype), p.batch}));
+}
+
+/// Whether cuBLASLt's GELU may be used. It is the tanh approximation, exact enough for bf16; it makes no promise for the last
+/// digits of f32. Rows of the matrix before the activation must be multiples of 8 long.
+bool fits_gelu(const Product& p, Unary activation, bool has_before) {
+  return activation == Unary::gelu_tanh && p.y.dtype == DType::bf16 && p.write == Write::overwrite &&
+         (!has_before || p.n % 8 == 0);
+}
+
+/// y = (a b) * slope, and the sum of its rows if that is asked for. `in_epilogue`: cuBLASLt may write that sum.
+void with_slope(const Queue& q, const Product& p, const MatmulOptions& o, bool in_epilogue) {
+  const Slope& slope = *o.slope;
+  bool gelu = fits_gelu(p, slope.activation, true);
+  if (gelu && in_epilogue && run(q, with(p, CUBLASLT_EPILOGUE_DGELU_BGRAD, o.bias_gradient, slope.x))) return;
+  if (!gelu || !run(q, with(p, CUBLASLT_EPILOGUE_DGELU, {}, slope.x))) {
+    linear(q, p, {});
+    unary_backward(q, slope.activation, p.y, p.y, slope.x, slope.y, Write::overwrite);
+  }
+  if (o.bias_gradient) sum_rows(q, o.bias_gradient, p.y, p.n, o.write_bias_gradient);
 }
 
 }  // namespace
 
 void matmul(const Queue& q, View y, View a, View b, int64_t m, int64_t n, int64_t k, const MatmulOptions& o) {
-  Product p{y, a, b, m, n, k, o.batch, o.transpose_a, o.transpose_b, o.write, o.bias};
+  Product p{y, a, b, m, n, k, o.batch, o.transpose_a, o.transpose_b, o.write};
+  // An epilogue writes a bias gradient of y's dtype and cannot add to one.
+  const bool in_epilogue = o.bias_gradient && o.write_bias_gradient == Write::overwrite && o.bias_gradient.dtype == y.dtype;
+  if (o.slope) return with_slope(q, p, o, in_epilogue);
+  if (in_epilogue && run(q, with(p, CUBLASLT_EPILOGUE_BGRADB, o.bias_gradient))) return;
+  if (o.bias_gradient) {
+    linear(q, p, {});
+    return sum_rows(q, o.bias_gradient, a, m, o.write_bias_gradient);
+  }
+
   const bool converts = o.bias && o.bias.dtype != y.dtype, adds = o.activation && o.write == Write::accumulate;
   // Room for a converted bias, and for a value that is added to y only after its activation.
   float* room = converts || adds ? workspace(q, y.size + n) : nullptr;
+  View bias = o.bias;
   if (converts) {
-    p.bias = {room + y.size, n, y.dtype};
-    cast(q, p.bias, o.bias);
+    bias = {room + y.size, n, y.dtype};
+    cast(q, bias, o.bias);
   }
-  if (!o.activation) return linear(q, p);
+  if (!o.activation) return linear(q, p, bias);
 
-  // cuBLASLt's GELU is the tanh approximation. It is exact enough for bf16; it makes no promise for the last digits of f32.
-  if (o.activation == Unary::gelu_tanh && y.dtype == DType::bf16 && !adds && (!o.pre_activation || n % 8 == 0)) {
-    Product fused = p;
-    fused.gelu = true;
-    fused.before = o.pre_activation;
-    if (run(q, fused)) return;
+  if (fits_gelu(p, *o.activation, bool(o.pre_activation))) {
+    cublasLtEpilogue_t epilogue = o.pre_activation ? bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX
+                                  : bias           ? CUBLASLT_EPILOGUE_GELU_BIAS
+                                                   : CUBLASLT_EPILOGUE_GELU;
+    if (run(q, with(p, epilogue, bias, o.pre_activation))) return;
   }
   View result = adds ? View{room, y.size, y.dtype} : y;
   View before = o.pre_activation ? o.pre_activation : result;
   p.y = before;
   p.write = Write::overwrite;
-  linear(q, p);
+  linear(q, p, bias);
   unary(q, *o.activation, result, before);
   if (adds) add(q, y, y, result);
 }

@@ -125,8 +125,28 @@ struct Bench {
       row(std::string("linear, gradient of x, ") + what, shape, flop, 0, [&] { matmul(q, x, y, w, tokens, k, n, {}); });
       row(std::string("linear, gradient of w in f32, ") + what, shape, flop, 0,
           [&] { matmul(q, dw, y, x, n, k, tokens, {.transpose_a = true}); });
+      View db = floats(n);
+      row(std::string("linear, gradient of w and bias in f32, ") + what, shape, flop, 0,
+          [&] { matmul(q, dw, y, x, n, k, tokens, {.transpose_a = true, .bias_gradient = db}); });
       keep.clear();
     }
+    // The MLP's products with what joins them, to be compared with those above and GELU's passes alone.
+    const int64_t width = 768, hidden = 3072;
+    View x = values(tokens * width), w = values(hidden * width), h = values(tokens * hidden), b = values(hidden);
+    View before = values(tokens * hidden), db = values(hidden);
+    double flop = 2 * double(tokens * hidden * width);
+    Slope slope{Unary::gelu_tanh, before, h};
+    std::string shape = std::to_string(tokens) + " x " + std::to_string(hidden) + " x " + std::to_string(width);
+    row("linear forward with GELU, fc", shape, flop, 0, [&] {
+      matmul(q, h, x, w, tokens, hidden, width,
+             {.transpose_b = true, .bias = b, .activation = Unary::gelu_tanh, .pre_activation = before});
+    });
+    View d = values(tokens * hidden), v = values(width * hidden);
+    row("linear, gradient of x with GELU's slope, projection", shape, flop, 0,
+        [&] { matmul(q, d, x, v, tokens, hidden, width, {.slope = slope}); });
+    row("linear, gradient of x with GELU's slope and bias in bf16, projection", shape, flop, 0,
+        [&] { matmul(q, d, x, v, tokens, hidden, width, {.slope = slope, .bias_gradient = db}); });
+    keep.clear();
   }
   void attentions(int64_t batch) {
     AttentionShape s{batch, 1024, 12, 64};

@@ -47,8 +47,9 @@ Tensor Gpt::attend(Tape& t, const Block& b, const Tensor& x) const {
 
 /// The MLP branch of a block.
 Tensor Gpt::expand(Tape& t, const Block& b, const Tensor& x) const {
-  Tensor h = b.c_fc(t, x, Unary::gelu_tanh);  // (batch, length, 4 * width)
-  return ops::dropout(t, b.mlp_proj(t, h), options_.dropout, hash_name(b.path + ".mlp.dropout"));
+  auto &up = b.c_fc, &down = b.mlp_proj;
+  Tensor y = ops::feed_forward(t, x, up.weight, up.bias, Unary::gelu_tanh, down.weight, down.bias);  // (batch, length, width)
+  return ops::dropout(t, y, options_.dropout, hash_name(b.path + ".mlp.dropout"));
 }
 
 Tensor Gpt::forward(Tape& t, const Tensor& tokens) const {

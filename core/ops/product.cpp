@@ -23,31 +23,90 @@ Tensor matmul(Tape& t, const Tensor& a, const Tensor& b) {
   });
 }
 
-Tensor linear(Tape& t, const Tensor& x, const Tensor& w, const Tensor& bias, std::optional<Unary> activation) {
-  require(w.shape().size() == 2 && w.dim(1) == x.dim(-1), "linear: a weight {} (out, in) cannot take {}", to_text(w.shape()),
-          to_text(x.shape()));
-  require(!bias || bias.size() == w.dim(0), "linear: a bias of {} elements for {} outputs", bias ? bias.size() : 0, w.dim(0));
-  std::int64_t m = x.rows(), n = w.dim(0), k = w.dim(1);
-  Shape shape = x.shape();
+namespace {
+
+/// Sizes of x (…, in) times w (out, in) transposed: rows, outputs, inputs.
+struct LinearSizes {
+  std::int64_t m, n, k;
+  LinearSizes(const char* op, const Tensor& x, const Tensor& w, const Tensor& bias) : m(x.rows()), n(w.dim(0)), k(w.dim(-1)) {
+    require(w.shape().size() == 2 && k == x.dim(-1), "{}: a weight {} (out, in) cannot take {}", op, to_text(w.shape()),
+            to_text(x.shape()));
+    require(!bias || bias.size() == n, "{}: a bias of {} elements for {} outputs", op, bias ? bias.size() : 0, n);
+  }
+};
+
+Shape with_last(Shape shape, std::int64_t n) {
   shape.back() = n;
-  Tensor y = t.make(shape, x.dtype());
+  return shape;
+}
+
+View view_or_none(const Tensor& x) {
+  return x ? x.view() : View{};
+}
+
+/// Gradients of w and bias in x wᵀ + bias: one product reads dy for both.
+void weight_backward(Tape& t, const LinearSizes& s, View dy, const Tensor& x, const Tensor& w, const Tensor& bias) {
+  auto db = t.into(bias);
+  if (auto dw = t.into(w))
+    kernels::matmul(t.queue(), dw.view, dy, x.view(), s.n, s.k, s.m,
+                    {.transpose_a = true, .write = dw.write, .bias_gradient = db.view, .write_bias_gradient = db.write});
+  else if (db)
+    kernels::sum_rows(t.queue(), db.view, dy, s.n, db.write);
+}
+
+void linear_backward(Tape& t, const LinearSizes& s, View dy, const Tensor& x, const Tensor& w, const Tensor& bias) {
+  weight_backward(t, s, dy, x, w, bias);
+  if (auto dx = t.into(x)) kernels::matmul(t.queue(), dx.view, dy, w.view(), s.m, s.k, s.n, {.write = dx.write});
+}
+
+}  // namespace
+
+Tensor linear(Tape& t, const Tensor& x, const Tensor& w, const Tensor& bias, std::optional<Unary> activation) {
+  LinearSizes s("linear", x, w, bias);
+  Tensor y = t.make(with_last(x.shape(), s.n), x.dtype());
   // The gradient of the activation reads what came before it; inference does not keep it.
-  Tensor before = activation && t.recording() ? t.make(shape, x.dtype()) : Tensor();
-  kernels::matmul(t.queue(), y.view(), x.view(), w.view(), m, n, k,
-                  {.transpose_b = true,
-                   .bias = bias ? bias.view() : View{},
-                   .activation = activation,
-                   .pre_activation = before ? before.view() : View{}});
+  Tensor before = activation && t.recording() ? t.make(y.shape(), x.dtype()) : Tensor();
+  kernels::matmul(
+      t.queue(), y.view(), x.view(), w.view(), s.m, s.n, s.k,
+      {.transpose_b = true, .bias = view_or_none(bias), .activation = activation, .pre_activation = view_or_none(before)});
   return t.record(y, {x, w, bias}, [=](Tape& t) {
     View dy = t.gradient(y);
     if (activation) {
       dy = t.exclusive_gradient(y);
       kernels::unary_backward(t.queue(), *activation, dy, dy, before.view(), y.view(), Write::overwrite);
     }
-    if (auto [dw, write] = t.into(w); dw)
-      kernels::matmul(t.queue(), dw, dy, x.view(), n, k, m, {.transpose_a = true, .write = write});
-    if (auto [db, write] = t.into(bias); db) kernels::sum_rows(t.queue(), db, dy, n, write);
-    if (auto [dx, write] = t.into(x); dx) kernels::matmul(t.queue(), dx, dy, w.view(), m, k, n, {.write = write});
+    linear_backward(t, s, dy, x, w, bias);
+  });
+}
+
+Tensor feed_forward(Tape& t, const Tensor& x, const Tensor& w1, const Tensor& b1, Unary activation, const Tensor& w2,
+                    const Tensor& b2) {
+  LinearSizes s1("feed_forward", x, w1, b1);
+  Tensor h = t.make(with_last(x.shape(), s1.n), x.dtype());
+  LinearSizes s2("feed_forward", h, w2, b2);
+  Tensor before = t.recording() ? t.make(h.shape(), x.dtype()) : Tensor();
+  kernels::matmul(
+      t.queue(), h.view(), x.view(), w1.view(), s1.m, s1.n, s1.k,
+      {.transpose_b = true, .bias = view_or_none(b1), .activation = activation, .pre_activation = view_or_none(before)});
+  Tensor y = t.make(with_last(x.shape(), s2.n), x.dtype());
+  kernels::matmul(t.queue(), y.view(), h.view(), w2.view(), s2.m, s2.n, s2.k, {.transpose_b = true, .bias = view_or_none(b2)});
+  if (!t.recording()) return y;
+
+  // Two records, so that the second layer's gradients are final, and on their way, before the first layer's are computed. A
+  // GPU's product sums rows in the type of its result, so where b1's gradient has that type (bf16), it comes with that of
+  // `before`; else with that of w1.
+  const bool early = b1 && (b1->gradient ? b1->gradient.dtype : b1.dtype()) == DType::bf16;
+  t.record(before, {x, w1, b1}, [=](Tape& t) { linear_backward(t, s1, t.gradient(before), x, w1, early ? Tensor() : b1); });
+  return t.record(y, {before, w2, b2}, [=](Tape& t) {
+    View dy = t.gradient(y);
+    weight_backward(t, s2, dy, h, w2, b2);
+    if (auto d = t.into(before)) {
+      auto db1 = t.into(early ? b1 : Tensor());
+      kernels::matmul(t.queue(), d.view, dy, w2.view(), s2.m, s2.k, s2.n,
+                      {.slope = kernels::Slope{activation, before.view(), h.view()},
+                       .bias_gradient = db1.view,
+                       .write_bias_gradient = db1.write});
+    }
   });
 }
 

@@ -65,6 +65,13 @@ std::vector<Case> cases() {
   all.push_back(
       {"linear", {{2, 3, 5}, {4, 5}, {4}}, [](Tape& t, V x) { return ops::linear(t, x[0], x[1], x[2], Unary::gelu_tanh); }});
   all.push_back({"linear alone", {{6, 5}, {4, 5}}, [](Tape& t, V x) { return ops::linear(t, x[0], x[1]); }});
+  for (Unary u : {Unary::gelu_tanh, Unary::silu})
+    all.push_back({"feed forward", {{2, 3, 5}, {8, 5}, {8}, {4, 8}, {4}}, [u](Tape& t, V x) {
+                     return ops::feed_forward(t, x[0], x[1], x[2], u, x[3], x[4]);
+                   }});
+  all.push_back({"feed forward without biases", {{6, 5}, {7, 5}, {3, 7}}, [](Tape& t, V x) {
+                   return ops::feed_forward(t, x[0], x[1], {}, Unary::gelu_tanh, x[2], {});
+                 }});
   all.push_back({"convolution", {{2, 7, 6, 4}, {6, 3, 3, 2}, {6}}, [](Tape& t, V x) {
                    return ops::convolution(t, x[0], x[1], x[2], {.stride = 2, .padding = 1, .groups = 2});
                  }});
@@ -126,6 +133,49 @@ TEST(Ops, GradientsAreDirectionalDerivatives) {
     }
 }
 
+// feed_forward is two linear layers, to the last bit on the CPU: in both types, whatever type gradients have and whichever
+// parameters are frozen.
+TEST(Ops, FeedForwardIsTwoLinearLayers) {
+  const std::int64_t rows = 40, in = 24, hidden = 96;
+  for (auto& device : test::devices())
+    for (DType dtype : {DType::f32, DType::bf16})
+      for (bool placed : {false, true})  // gradients in flat f32 memory, or of the values' own type
+        for (int frozen = 0; frozen < 32; ++frozen) {
+          SCOPED_TRACE(device->name() + " " + name_of(dtype) + (placed ? " placed " : " ") + std::to_string(frozen));
+          std::vector<Shape> shapes = {{rows, in}, {hidden, in}, {hidden}, {in, hidden}, {in}};
+          auto results = [&](bool fused) {
+            std::vector<Tensor> x;
+            std::vector<Memory> memory;
+            for (std::size_t i = 0; i < shapes.size(); ++i) {
+              x.push_back(make_tensor(*device, shapes[i], random_values(count(shapes[i]), 10 + i, 0.5f), dtype));
+              x[i]->wants_gradient = !(frozen >> i & 1);
+              if (!placed || i == 0) continue;
+              memory.push_back(device->arena().allocate(std::size_t(x[i].size()) * sizeof(float)));
+              x[i]->gradient = {memory.back().get(), x[i].size(), DType::f32};
+            }
+            Tape t(*device);
+            Tensor y = fused ? ops::feed_forward(t, x[0], x[1], x[2], Unary::gelu_tanh, x[3], x[4])
+                             : ops::linear(t, ops::linear(t, x[0], x[1], x[2], Unary::gelu_tanh), x[3], x[4]);
+            std::vector<std::vector<float>> all = {download(device->queue(), y)};
+            Tensor weights = make_tensor(*device, y.shape(), random_values(y.size(), 99), dtype);
+            t.backward(ops::sum(t, ops::multiply(t, y, weights)));
+            for (auto& one : x) {
+              EXPECT_EQ(one->has_gradient, one->wants_gradient);
+              if (one->has_gradient) all.push_back(download(device->queue(), Tensor(one.shape(), one->gradient)));
+            }
+            return all;
+          };
+          auto one = results(true), two = results(false);
+          ASSERT_EQ(one.size(), two.size());
+          for (std::size_t i = 0; i < one.size(); ++i) {
+            if (device->queue().on_gpu)
+              EXPECT_LT(test::relative_norm(one[i], two[i]), dtype == DType::f32 ? 1e-5 : 1e-2) << i;
+            else
+              EXPECT_EQ(one[i], two[i]) << i;
+          }
+        }
+}
+
 TEST(Ops, ModelsOfImagesHaveRightGradients) {
   Device device;
   Tensor images = make_tensor(device, {4, 12, 12, 2}, random_values(4 * 12 * 12 * 2, 1));
@@ -180,6 +230,7 @@ TEST(Ops, WrongShapesAreNamed) {
     EXPECT_NE(std::string(e.what()).find("(2, 3)"), std::string::npos) << e.what();
   }
   EXPECT_THROW(ops::matmul(t, x, w), Error);
+  EXPECT_THROW(ops::feed_forward(t, make_tensor(device, {2, 5}, random_values(10, 1)), w, {}, Unary::relu, w, {}), Error);
   EXPECT_THROW(ops::add(t, x, w), Error);
   EXPECT_THROW(ops::attention(t, make_tensor(device, {1, 2, 10}, random_values(20, 3)), {.heads = 2}), Error);
   EXPECT_THROW(ops::dropout(t, x, 1.f, 0), Error);

@@ -2,9 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
+#include <numbers>
 
+#include "kernels/unary.h"
 #include "tests/support/kernel_checks.h"
 
 namespace lockstep {
@@ -25,6 +28,7 @@ std::vector<float> transposed(const std::vector<float>& x, std::int64_t batch, s
 
 struct Sizes {
   std::int64_t batch, m, n, k;
+  Sizes(std::int64_t batch, std::int64_t m, std::int64_t n, std::int64_t k) : batch(batch), m(m), n(n), k(k) {}
   explicit Sizes(const GoldenCase& c)
       : batch(std::int64_t(c.number("batch"))),
         m(std::int64_t(c.number("m"))),
@@ -114,6 +118,106 @@ TEST(Matmul, BiasAndActivation) {
   });
 }
 
+/// In double precision, from the formulas' definitions.
+double activated(Unary op, double x) {
+  switch (op) {
+    case Unary::relu: return x > 0 ? x : 0;
+    case Unary::gelu: return x / 2 * (1 + std::erf(x / std::numbers::sqrt2));
+    case Unary::gelu_tanh: return x / 2 * (1 + std::tanh(std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * x * x * x)));
+    case Unary::sigmoid: return 1 / (1 + std::exp(-x));
+    case Unary::tanh: return std::tanh(x);
+    case Unary::silu: return x / (1 + std::exp(-x));
+  }
+  throw Error("no formula for this activation");
+}
+
+std::vector<float> sums_of_rows(const std::vector<float>& x, std::int64_t columns) {
+  std::vector<double> sums(std::size_t(columns), 0.0);
+  for (std::size_t i = 0; i < x.size(); ++i) sums[i % std::size_t(columns)] += x[i];
+  return {sums.begin(), sums.end()};
+}
+
+// Sizes that a GPU's library fuses (multiples of 8), and sizes that it does not.
+const Sizes backward_sizes[] = {Sizes(1, 96, 64, 40), Sizes(1, 5, 7, 9), Sizes(1, 33, 24, 130)};
+
+TEST(Matmul, SlopeAndBiasGradient) {
+  for_each_device([](Device& device, DType dtype) {
+    for (auto [batch, m, n, k] : backward_sizes)
+      for (Unary op : all_unary)
+        for (DType bias_dtype : {dtype, DType::f32}) {
+          SCOPED_TRACE(format_text("{} {} {} {} {}", {m, n, k, name_of(op), name_of(bias_dtype)}));
+          Tensor a = make_tensor(device, {m, k}, random_values(m * k, 1), dtype);
+          Tensor b = make_tensor(device, {k, n}, random_values(k * n, 2), dtype);
+          auto before = random_values(m * n, 3);
+          for (float& v : before)
+            if (std::abs(v) < 1e-3f) v = 0.5f;  // a difference must not step over the corner of relu
+          Tensor x = make_tensor(device, {m, n}, before, dtype), y = poisoned(device, {m, n}, dtype);
+          kernels::unary(device.queue(), op, y.view(), x.view());
+          auto av = download(device.queue(), a), bv = download(device.queue(), b), xv = download(device.queue(), x);
+          std::vector<float> expected(xv.size());
+          for (std::int64_t r = 0; r < m; ++r)
+            for (std::int64_t c = 0; c < n; ++c) {
+              double sum = 0, h = 1e-5, at = xv[std::size_t(r * n + c)];
+              for (std::int64_t i = 0; i < k; ++i) sum += double(av[std::size_t(r * k + i)]) * bv[std::size_t(i * n + c)];
+              expected[std::size_t(r * n + c)] = float(sum * (activated(op, at + h) - activated(op, at - h)) / (2 * h));
+            }
+          Tensor d = poisoned(device, {m, n}, dtype);
+          expect_gradient(
+              device, {n}, bias_dtype, dtype, sums_of_rows(expected, n),
+              [&](View db, Write write) {
+                kernels::matmul(
+                    device.queue(), d.view(), a.view(), b.view(), m, n, k,
+                    {.slope = kernels::Slope{op, x.view(), y.view()}, .bias_gradient = db, .write_bias_gradient = write});
+              },
+              "sums");
+          expect_close(device, d, expected, dtype, "product");
+          Tensor alone = poisoned(device, {m, n}, dtype);
+          kernels::matmul(device.queue(), alone.view(), a.view(), b.view(), m, n, k,
+                          {.slope = kernels::Slope{op, x.view(), y.view()}});
+          expect_close(device, alone, expected, dtype, "product without sums");
+        }
+  });
+}
+
+TEST(Matmul, WeightAndBiasGradient) {
+  for_each_device([](Device& device, DType dtype) {
+    for (auto [batch, m, n, k] : backward_sizes)
+      for (DType out : {dtype, DType::f32})
+        for (DType bias_dtype : {dtype, DType::f32}) {
+          SCOPED_TRACE(format_text("{} {} {} {} {}", {m, n, k, name_of(out), name_of(bias_dtype)}));
+          const Queue& q = device.queue();
+          Tensor dy = make_tensor(device, {k, m}, random_values(k * m, 1), dtype);
+          Tensor x = make_tensor(device, {k, n}, random_values(k * n, 2), dtype);
+          auto dyv = download(q, dy), xv = download(q, x);
+          std::vector<float> product(std::size_t(m * n));
+          for (std::int64_t r = 0; r < m; ++r)
+            for (std::int64_t c = 0; c < n; ++c) {
+              double sum = 0;
+              for (std::int64_t i = 0; i < k; ++i) sum += double(dyv[std::size_t(i * m + r)]) * xv[std::size_t(i * n + c)];
+              product[std::size_t(r * n + c)] = float(sum);
+            }
+          // Each of the two written and added to, in all four combinations.
+          for (Write first : {Write::overwrite, Write::accumulate})
+            expect_gradient(
+                device, {m}, bias_dtype, dtype, sums_of_rows(dyv, m),
+                [&](View db, Write second) {
+                  expect_gradient(
+                      device, {m, n}, out, dtype, product,
+                      [&](View dw, Write write) {
+                        View none;
+                        kernels::matmul(q, dw, dy.view(), x.view(), m, n, k,
+                                        {.transpose_a = true,
+                                         .write = write,
+                                         .bias_gradient = write == first ? db : none,
+                                         .write_bias_gradient = second});
+                      },
+                      "product");
+                },
+                "sums");
+        }
+  });
+}
+
 TEST(Matmul, Derivatives) {
   for (auto& device : devices()) {
     const std::int64_t m = 5, n = 7, k = 9;
@@ -151,6 +255,16 @@ TEST(Matmul, EmptySizes) {
     EXPECT_EQ(download(q, y), (std::vector<float>{1, 0, 3, 1, 0, 3}));
     kernels::matmul(q, y.view(), nothing, nothing, 2, 3, 0, {.write = Write::accumulate, .bias = bias.view()});
     EXPECT_EQ(download(q, y), (std::vector<float>{2, -2, 6, 2, -2, 6}));
+    kernels::matmul(q, y.view(), nothing, nothing, 2, 3, 0,
+                    {.slope = kernels::Slope{Unary::relu, y.view(), y.view()}, .bias_gradient = bias.view()});
+    EXPECT_EQ(download(q, y), std::vector<float>(6, 0.f));
+    EXPECT_EQ(download(q, bias), std::vector<float>(3, 0.f));
+    Tensor dy = make_tensor(device, {2, 3}, {1, 2, 3, 4, 5, 6}, dtype);
+    kernels::matmul(q, nothing, dy.view(), nothing, 3, 0, 2, {.transpose_a = true, .bias_gradient = bias.view()});
+    EXPECT_EQ(download(q, bias), (std::vector<float>{5, 7, 9}));
+    kernels::matmul(q, make_tensor(device, {3, 2}, std::vector<float>(6), dtype).view(), nothing, nothing, 3, 2, 0,
+                    {.transpose_a = true, .bias_gradient = bias.view(), .write_bias_gradient = Write::accumulate});
+    EXPECT_EQ(download(q, bias), (std::vector<float>{5, 7, 9}));
   });
 }
 
@@ -169,6 +283,11 @@ TEST(Matmul, WrongSizesAreNamed) {
   fails(2, 5, 3, {}, "b has 12 elements");
   fails(2, 4, 3, {.bias = a.view()}, "the bias has 6 elements, not 4");
   fails(2, 4, 3, {.pre_activation = y.view()}, "without an activation");
+  kernels::Slope slope{Unary::tanh, y.view(), y.view()};
+  fails(2, 4, 3, {.write = Write::accumulate, .slope = slope}, "a slope goes without");
+  fails(2, 4, 3, {.slope = kernels::Slope{Unary::tanh, a.view(), y.view()}}, "must look like the product");
+  fails(2, 4, 3, {.slope = slope, .bias_gradient = a.view()}, "the bias gradient has 6 elements, not 4");
+  fails(2, 4, 3, {.bias_gradient = y.view().slice(0, 2)}, "with a transposed a alone");
 }
 
 // The same thread count gives the same bits, run by run, at shapes of training.
@@ -184,9 +303,12 @@ TEST(Matmul, Repeats) {
       std::vector<float> first;
       for (int run = 0; run < 3; ++run) {
         Device fresh(device.kind());  // primitives made anew
-        Tensor y = poisoned(device, {m, n});
-        kernels::matmul(fresh.queue(), y.view(), a.view(), b.view(), m, n, k, {.transpose_a = ta});
+        Tensor y = poisoned(device, {m, n}), sums = poisoned(device, {m});
+        kernels::matmul(fresh.queue(), y.view(), a.view(), b.view(), m, n, k,
+                        {.transpose_a = ta, .bias_gradient = ta ? sums.view() : View{}});
         auto values = download(fresh.queue(), y);
+        if (ta)
+          for (float sum : download(fresh.queue(), sums)) values.push_back(sum);
         if (run == 0) first = values;
         ASSERT_EQ(values, first);
       }
