@@ -383,10 +383,10 @@ class Hdf5Dataset final : public Dataset {
 
   /// A row of `data` (labels, or the tokens themselves) as targets.
   void fill_token_targets(View targets, std::size_t place, Element element, const std::byte* data) const {
-    const std::int64_t n = length();
+    const std::int64_t n = length(), next = plan_.next;
     auto* out = targets.as<std::int32_t>() + std::int64_t(place) * n;
     visit(element, data, [&](const auto* values) {
-      for (std::int64_t i = 0; i < n; ++i) out[i] = std::int32_t(values[i + plan_.next]);
+      for (std::int64_t i = 0; i < n; ++i) out[i] = std::int32_t(values[i + next]);
     });
     if (!info_.ignores) return;
     const auto ignore = std::int32_t(plan_.ignore);
@@ -407,10 +407,10 @@ class Hdf5Dataset final : public Dataset {
   }
 
   void mask_targets(View targets, std::size_t place, const std::byte* data) const {
-    const std::int64_t n = length();
+    const std::int64_t n = length(), next = plan_.next;
     auto* out = targets.as<std::int32_t>() + std::int64_t(place) * n;
     visit(plan_.mask, data, [&](const auto* mask) {
-      for (std::int64_t i = 0; i < n; ++i) out[i] = mask[i + plan_.next] != 0 ? out[i] : ignored_target;
+      for (std::int64_t i = 0; i < n; ++i) out[i] = mask[i + next] != 0 ? out[i] : ignored_target;
     });
   }
 

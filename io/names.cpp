@@ -121,8 +121,8 @@ std::string named(const std::string& file, const std::vector<Info>& there, const
 }
 
 /// The targets of inputs: named, beside, or (the only other dataset with as many rows) alone in the file.
-std::string find_targets(const std::string& file, const std::vector<Info>& there, const Info& inputs,
-                         const std::string& targets) {
+std::string find_targets(const std::string& file, const std::vector<Info>& there, const Info& inputs, const std::string& targets,
+                         const std::string& mask) {
   if (targets == "none") return "";
   if (!targets.empty()) return named(file, there, inputs, targets, "data.labels");
   const bool tokens = !needs_targets(inputs);
@@ -131,7 +131,7 @@ std::string find_targets(const std::string& file, const std::vector<Info>& there
   const Info* only = nullptr;
   int fitting = 0;
   for (const auto& info : there)
-    if (info.name != inputs.name && info.numeric() && !info.shape.empty() && !inputs.shape.empty() &&
+    if (info.name != inputs.name && info.name != mask && info.numeric() && !info.shape.empty() && !inputs.shape.empty() &&
         info.shape[0] == inputs.shape[0] && info.shape.size() <= 2 &&
         split_path(info.name).first == split_path(inputs.name).first)
       only = &info, ++fitting;
@@ -154,7 +154,8 @@ std::string find_mask(const std::string& file, const std::vector<Info>& there, c
 
 Names complete(const std::string& file, const std::vector<Info>& there, const Info& inputs, const std::string& targets,
                const std::string& mask) {
-  return {inputs.name, find_targets(file, there, inputs, targets), find_mask(file, there, inputs, mask)};
+  const std::string found = find_mask(file, there, inputs, mask);
+  return {inputs.name, find_targets(file, there, inputs, targets, found), found};
 }
 
 /// The held-out rows `inputs` with a mask if the training rows have one.

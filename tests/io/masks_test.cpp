@@ -1,10 +1,12 @@
 // Targets that are not counted: labels of an ignored value, and masks beside tokens.
 
+#include <algorithm>
 #include <numeric>
 
 #include "io/convert.h"
 #include "io/dataset.h"
 #include "io/loader.h"
+#include "io/mixture.h"
 #include "tests/io/files.h"
 
 namespace lockstep::io {
@@ -179,6 +181,36 @@ f.close(); show(x); show(np.where(y == -1, -100, y)))");
   }
 }
 
+TEST(Masks, MixturesSharesAndWhatIsRememberedKnowOfIgnoredTargets) {
+  NEEDS_H5PY();
+  Folder folder;
+  const auto expected = numbers(python(folder, start + R"(
+f['input_ids'], f['attention_mask'] = t, kept
+f['whole'] = t[:4]
+f.close(); show(np.where(kept[:, 1:], t[:, 1:], -100)); show(t[:4, 1:]))"));
+  DatasetOptions options{.paths = {folder / "data.h5"}, .notes = folder / "notes", .notes_after = 0};
+  for (int time = 0; time < 2; ++time) EXPECT_TRUE(open(options).train->info().ignores) << time;
+
+  std::vector<std::unique_ptr<Dataset>> parts;
+  for (const char* name : {"whole", "input_ids"}) {
+    options.inputs = name, options.kind = DataKind::tokens, options.mask = name[0] == 'w' ? "none" : "";
+    options.labels = "none";
+    parts.push_back(open(options).train);
+    EXPECT_EQ(parts.back()->info().ignores, name[0] == 'i');
+  }
+  const auto joined = join_datasets(std::move(parts));
+  EXPECT_TRUE(joined->info().ignores);
+  auto targets = read_all(*joined).targets;
+  std::rotate(targets.begin(), targets.begin() + 4 * 7, targets.end());
+  EXPECT_EQ(targets, expected);
+
+  options.validation = "0.34";
+  const auto shares = open(options);
+  EXPECT_TRUE(shares.train->info().ignores && shares.validation->info().ignores);
+  auto ignored = [](const Dataset& data) { return std::ranges::count(read_all(data).targets, -100); };
+  EXPECT_EQ(ignored(*shares.train) + ignored(*shares.validation), std::ranges::count(expected, -100));
+}
+
 TEST(Masks, WhatCannotBeReadIsSaidBefore) {
   NEEDS_H5PY();
   auto refused = [](const std::string& script, DatasetOptions options, Exit exit, const std::vector<std::string>& parts) {
@@ -201,6 +233,7 @@ TEST(Masks, WhatCannotBeReadIsSaidBefore) {
   refused("f['input_ids'] = t", {.shift = false}, Exit::usage, {"no labels that data.shift could move"});
   refused("f['input_ids'], f['labels'] = t, t[::-1]", {}, Exit::usage, {"labels repeat neither", "data.shift"});
   refused("f['input_ids'], f['labels'] = t, t * 0 - 100", {}, Exit::bad_data, {"every label is -100"});
+  refused("f['x'], f['mask'] = t, kept", {.kind = DataKind::tokens}, Exit::bad_data, {"no labels were found for 'x'"});
   refused("f['x'], f['y'], f['m'] = t * 1.0, t[:, 0], t[:, 0]", {.mask = "m"}, Exit::usage,
           {"data.mask is for tokens, not table"});
   refused("f['train/input_ids'], f['train/mask'], f['test/input_ids'] = t, kept, t", {}, Exit::bad_data,
