@@ -1,4 +1,6 @@
+#include <bit>
 #include "kernels/reduce.h"
+
 #include "kernels/unary.h"
 #include "kernels/vendor.h"
 #include "kernels/vendor_cpu.h"
@@ -28,6 +30,22 @@ Desc matrices(std::int64_t batch, std::int64_t rows, std::int64_t columns, bool 
   return {Dims{batch, rows, columns}, onednn::type_of(dtype),
           transposed ? Dims{rows * columns, 1, rows} : Dims{rows * columns, columns, 1}};
 }
+/// The first columns of a row-major matrix whose rows lie `stride` apart.
+Desc columns_of(std::int64_t rows, std::int64_t columns, std::int64_t stride, DType dtype) {
+  using Dims = dnnl::memory::dims;
+  return {Dims{1, rows, columns}, onednn::type_of(dtype), Dims{rows * stride, stride, 1}};
+}
+
+/// In how many pieces of columns a product is computed. Where the rows of b lie a multiple of 2 KiB apart, what oneDNN's f32
+/// kernel reads of them falls into few sets of the cache, and the product runs at half the rate of its neighbours (GPT-2's width
+/// of 3072 is such a one, and so is 5120; powers of two are not). The order of additions is another one, the same for any number
+/// of threads.
+std::int64_t pieces_of(std::int64_t n, std::int64_t k, View y, View a, View b, const MatmulOptions& o) {
+  const bool slow = n % 512 == 0 && n >= 1024 && !std::has_single_bit(std::uint64_t(n)) && k >= 256;
+  const bool plain = o.batch == 1 && !o.transpose_b && !o.bias && !o.activation;
+  const bool floats = y.dtype == DType::f32 && a.dtype == DType::f32 && b.dtype == DType::f32;
+  return slow && plain && floats ? 4 : 1;
+}
 
 /// y (+)= activation(a b + bias), all of it in one primitive. Our layouts are given as they are: asking for packed weights gains
 /// 1-2 % here and costs a pass, and packing for a transposed a loses 20 %.
@@ -45,10 +63,12 @@ void product(const Queue& q, View y, View a, View b, std::int64_t m, std::int64_
               std::int64_t(y.dtype),
               o.bias ? 1 + std::int64_t(o.bias.dtype) : 0,
               o.activation ? 1 + std::int64_t(*o.activation) : 0};
+  const std::int64_t pieces = pieces_of(n, k, y, a, b, o), columns = n / pieces;
   CpuLibraries& libraries = *q.cpu;
   CpuPlan& plan = libraries.plan(key, [&] {
     Desc da = matrices(o.batch, m, k, o.transpose_a, a.dtype), db = matrices(o.batch, k, n, o.transpose_b, b.dtype);
     Desc dy = matrices(o.batch, m, n, false, y.dtype), dbias;
+    if (pieces > 1) db = columns_of(k, columns, n, b.dtype), dy = columns_of(m, columns, n, y.dtype);
     if (o.bias) dbias = Desc({1, 1, n}, onednn::type_of(o.bias.dtype), dnnl::memory::format_tag::abc);
     dnnl::post_ops after;
     if (o.activation) onednn::append_eltwise(after, algorithm_of(*o.activation), o.activation == Unary::silu ? 1.f : 0.f);
@@ -64,7 +84,8 @@ void product(const Queue& q, View y, View a, View b, std::int64_t m, std::int64_
   if (o.bias)
     plan.run(libraries.stream, {y.data, a.data, b.data, o.bias.data});
   else
-    plan.run(libraries.stream, {y.data, a.data, b.data});
+    for (std::int64_t at = 0; at < n; at += columns)
+      plan.run(libraries.stream, {y.slice(at, 0).data, a.data, b.slice(at, 0).data});
 }
 
 void product_in_f32(const Queue& q, View y, View a, View b, std::int64_t m, std::int64_t n, std::int64_t k, MatmulOptions o) {

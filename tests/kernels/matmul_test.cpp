@@ -218,6 +218,34 @@ TEST(Matmul, WeightAndBiasGradient) {
   });
 }
 
+// Widths whose rows lie a multiple of 2 KiB apart are computed in pieces of columns.
+TEST(Matmul, WideRows) {
+  for (auto [dtype, tolerance] : {std::pair{DType::f32, 1e-5}, std::pair{DType::bf16, 1e-2}}) {
+    for (std::int64_t n : {1024, 1536, 3072})
+      for (bool transpose_a : {false, true})
+        for (Write write : {Write::overwrite, Write::accumulate}) {
+          const std::int64_t m = 7, k = 261;
+          const auto va = random_values(m * k, 1), vb = random_values(k * n, 2), vy = random_values(m * n, 3);
+          for (auto& place : devices()) {
+            SCOPED_TRACE(format_text("{} {} {}", {n, transpose_a ? "transposed" : "plain", name_of(dtype)}));
+            Tensor a = make_tensor(*place, transpose_a ? Shape{k, m} : Shape{m, k}, va, dtype),
+                   b = make_tensor(*place, {k, n}, vb, dtype), y = make_tensor(*place, {m, n}, vy, dtype);
+            const auto ra = download(place->queue(), a), rb = download(place->queue(), b), ry = download(place->queue(), y);
+            kernels::matmul(place->queue(), y.view(), a.view(), b.view(), m, n, k, {.transpose_a = transpose_a, .write = write});
+            std::vector<float> expected(std::size_t(m * n));
+            for (std::int64_t i = 0; i < m; ++i)
+              for (std::int64_t j = 0; j < n; ++j) {
+                double sum = write == Write::accumulate ? ry[std::size_t(i * n + j)] : 0;
+                for (std::int64_t l = 0; l < k; ++l)
+                  sum += double(ra[std::size_t(transpose_a ? l * m + i : i * k + l)]) * rb[std::size_t(l * n + j)];
+                expected[std::size_t(i * n + j)] = float(sum);
+              }
+            EXPECT_LT(relative_norm(download(place->queue(), y), expected), tolerance);
+          }
+        }
+  }
+}
+
 TEST(Matmul, Derivatives) {
   for (auto& device : devices()) {
     const std::int64_t m = 5, n = 7, k = 9;
