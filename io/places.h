@@ -57,7 +57,7 @@ struct Places {
   std::string unknown = {};  ///< a sentence: why only the library finds them; empty when they were found
 };
 
-/// Finds all chunks of a dataset by reading the file's own index, of any kind that HDF5 1.10 to 1.14 make; the library of 1.10
+/// Finds all chunks of a dataset by reading the file's own index, of any kind that HDF5 1.10 makes; the library of that release
 /// needs time in proportion to the number of chunks for each chunk that it is asked about. Cost: a read for each 32 to 64 chunks,
 /// or fewer. Compact data has no pieces. Not known: virtual and external storage, layouts of other releases. Throws (bad_data)
 /// for damage. From the HDF5 File Format Specification, version 3.0, II and IV.
