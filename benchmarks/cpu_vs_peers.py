@@ -7,8 +7,8 @@
 All programs stay alive; one at a time runs a turn of some steps (Lockstep, PyTorch eager, PyTorch compiled; every second round in reverse order).
 Before anything is timed, all train the same steps from the same weights on the same batches, and their losses must agree to 1e-4. Time is
 the median step of a turn; ratios are of turns of one round; the interval of their median is the distribution-free one of at least 95 %
-(from 6 rounds). The floor of a step is its products at the rate that oneDNN reaches on these cores plus the optimizer's memory traffic
-at the bandwidth of copies, both measured in the same run; it leaves out all that could be fused.
+(from 6 rounds). The floor of a step is its products (or convolutions) at the best rate that oneDNN reaches on these cores plus the optimizer's memory
+traffic at the best bandwidth of copying and scaling, both measured in the same run; it leaves out all that could be fused.
 
 PyTorch comes from PyPI into build/peers (or from --python). With --llmc FOLDER (a checkout of github.com/karpathy/llm.c) its CPU program takes
 part in gpt2-124m. Results go to benchmarks/results/<cores>/cpu_vs_peers.json, where those of other cases stay.
@@ -212,9 +212,11 @@ def result_lines(name, ranks, threads, rows, contest, seconds, last, peaks, comm
     per_step = rows * ranks * (contest.case["input"][0] if unit == "tokens/s" else 1)
     ours = statistics.median(seconds["lockstep"])
     answer = last["lockstep"]
-    # The optimizer reads the gradient twice (norm, update) and moves weights and moments; sgd has one moment.
-    moved = 4 * answer["parameters"] * (8 if contest.case["optimizer"] == "adamw" else 6)
-    floor = flops_of_step(contest.case, answer, ranks) / (peaks["gemm_gflops"] * 1e9) + ranks * moved / (peaks["copy_gb_s"] * 1e9)
+    # The optimizer reads the gradient twice (norm, update) and moves weights and moments; sgd has one moment. Every further rank has
+    # a gradient to read and weights to write.
+    moved = 4 * answer["parameters"] * ((8 if contest.case["optimizer"] == "adamw" else 6) + 2 * (ranks - 1))
+    rate = peaks["gemm_gflops" if contest.case["model"] == "gpt" else "convolution_gflops"]
+    floor = flops_of_step(contest.case, answer, ranks) / (rate * 1e9) + moved / (peaks["memory_gb_s"] * 1e9)
     for peer in contest.names[1:]:
         ratio, low, high = median_interval([b / a for a, b in zip(seconds["lockstep"], seconds[peer])])
         yield common | {
@@ -224,7 +226,7 @@ def result_lines(name, ranks, threads, rows, contest, seconds, last, peaks, comm
             "peer_name": peer if peer == "llm.c" else f"PyTorch {peer}", "ratio": round(ratio, 3), "ratio_low": round(low, 3), "ratio_high": round(high, 3),
             "rounds": len(seconds[peer]), "step_ms": round(1e3 * ours, 2), "peer_step_ms": round(1e3 * statistics.median(seconds[peer]), 2),
             "limit": round(per_step / floor, 1), "share_of_limit": round(floor / ours, 3), "floor_ms": round(1e3 * floor, 2),
-            "gemm_gflops": peaks["gemm_gflops"], "copy_gb_s": peaks["copy_gb_s"],
+            "gflops": rate, "memory_gb_s": peaks["memory_gb_s"],
             "peak_mib": round(answer["peak_bytes"] / 2**20), "peer_peak_mib": round(last[peer]["peak_bytes"] / 2**20),
             "start_mib": round(answer["bytes_before"] / 2**20), "peer_start_mib": round(last[peer]["bytes_before"] / 2**20),
         }

@@ -109,10 +109,10 @@ void visit_keys(C& c, F&& key) {
   key("recompute", c.train.recompute, "gpt: keep less for backward, compute it again");
   key("label_smoothing", c.train.label_smoothing, "share of a label spread over all classes", Rule{.low = 0, .high = 0.99});
   key("freeze", c.train.freeze, "prefixes of parameters that are not trained");
-  key("head_bucket_mib", c.train.head_bucket_mib, "first bucket to leave", Rule{.low = 0, .above = true});
-  key("middle_bucket_mib", c.train.middle_bucket_mib, "buckets between; grows with the ranks when absent",
-      Rule{.low = 0, .above = true});
-  key("tail_bucket_mib", c.train.tail_bucket_mib, "last bucket", Rule{.low = 0, .above = true});
+  const Rule size{.low = 0, .above = true};
+  key("head_bucket_mib", c.train.head_bucket_mib, "first bucket to leave; measured at the start when absent", size);
+  key("middle_bucket_mib", c.train.middle_bucket_mib, "buckets between", size);
+  key("tail_bucket_mib", c.train.tail_bucket_mib, "last bucket", size);
   key("trace_steps", c.train.trace_steps, "steps drawn in the timeline under trace/", Rule{.low = 0, .high = 1000});
 
   key.section("optimizer");

@@ -69,8 +69,7 @@ struct Config {
     bool recompute = false;
     double label_smoothing = 0;
     std::vector<std::string> freeze;
-    double head_bucket_mib = 1, tail_bucket_mib = 1;
-    std::optional<double> middle_bucket_mib;
+    std::optional<double> head_bucket_mib, middle_bucket_mib, tail_bucket_mib;
     std::int64_t trace_steps = 9;
   } train;
   struct Optimizer {

@@ -36,6 +36,10 @@ std::string open_run_folder(const Config::Run& run, bool resume, Group& group) {
   });
 }
 
+std::optional<io::FoundCheckpoint> find_checkpoint(const Config::Run& run, Group& group) {
+  return io::find_checkpoint((fs::path(run.folder) / run.name / "checkpoints").string(), group);
+}
+
 void write_file(const std::string& path, const std::string& text) {
   std::ofstream file(path, std::ios::trunc);
   file << text;

@@ -13,7 +13,6 @@ using nlohmann::ordered_json;
 ordered_json choices(const Config& c, const Session& session, const RunData& data) {
   ordered_json sources = ordered_json::array();
   for (const auto& source : data.mixture) sources.push_back({source.rows, source.weight});
-  ordered_json bucket = c.train.middle_bucket_mib ? ordered_json(*c.train.middle_bucket_mib) : ordered_json("auto");
   return {{"run.seed", c.run.seed},
           {"train.lanes", c.train.lanes},
           {"train.rows_per_lane", c.train.rows_per_lane},
@@ -21,9 +20,6 @@ ordered_json choices(const Config& c, const Session& session, const RunData& dat
           {"train.precision", c.train.precision},
           {"train.gradient", c.train.gradient},
           {"train.threads", session.threads()},
-          {"train.head_bucket_mib", c.train.head_bucket_mib},
-          {"train.middle_bucket_mib", bucket},
-          {"train.tail_bucket_mib", c.train.tail_bucket_mib},
           {"data.shuffle", c.data.shuffle},
           {"data.window", c.data.shuffle == "window" ? *c.data.window : 0},
           {"data.tail", c.data.tail},
@@ -47,11 +43,25 @@ std::vector<io::NamedView> named_views(const ParameterSet& parameters, const opt
 }
 
 std::string state_json(const Config& c, const Session& session, std::int64_t step, double seconds, const RunData& data,
-                       const optim::Optimizer& optimizer) {
+                       const optim::Optimizer& optimizer, const parallel::BucketOptions& buckets) {
   ordered_json state = {{"step", step},          {"optimizer_steps", optimizer.steps()},
                         {"seconds", seconds},    {"ranks", session.size()},
                         {"model", c.model.kind}, {"choices", choices(c, session, data)}};
+  state["bucket_bytes"] = {{"head", buckets.head}, {"middle", buckets.middle}, {"tail", buckets.tail}};
   return state.dump(1);
+}
+
+std::optional<parallel::BucketOptions> stored_buckets(const io::FoundCheckpoint& found, int ranks) {
+  const ordered_json state = ordered_json::parse(found.state, nullptr, false);
+  if (!state.is_object() || !state.contains("ranks") || state["ranks"] != ranks || !state.contains("bucket_bytes")) return {};
+  auto size = [&](const char* name) {
+    const auto& sizes = state["bucket_bytes"];
+    const bool good = sizes.is_object() && sizes.contains(name) && sizes[name].is_number_integer();
+    const std::int64_t bytes = good ? sizes[name].get<std::int64_t>() : 0;
+    require(Exit::bad_data, bytes > 0, "{}: its run's bucket sizes are not numbers above 0", found.path);
+    return bytes;
+  };
+  return parallel::BucketOptions{.head = size("head"), .middle = size("middle"), .tail = size("tail")};
 }
 
 SavedState read_state(const io::FoundCheckpoint& found, const Config& c, const Session& session, const RunData& data) {

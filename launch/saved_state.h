@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "core/optim/optimizer.h"
@@ -7,6 +8,7 @@
 #include "launch/config.h"
 #include "launch/data.h"
 #include "launch/session.h"
+#include "parallel/bucket.h"
 
 namespace lockstep::launch {
 
@@ -15,7 +17,11 @@ std::vector<io::NamedView> named_views(const ParameterSet&, const optim::Optimiz
 
 /// Where a run stands, and the choices that its arithmetic depends on: the JSON beside the tensors of a checkpoint.
 /// `seconds`: time spent on the run so far.
-std::string state_json(const Config&, const Session&, std::int64_t step, double seconds, const RunData&, const optim::Optimizer&);
+std::string state_json(const Config&, const Session&, std::int64_t step, double seconds, const RunData&, const optim::Optimizer&,
+                       const parallel::BucketOptions&);
+/// The bucket sizes in that JSON, where the run had `ranks` ranks: no result depends on them, but a resumed run need not measure
+/// again.
+std::optional<parallel::BucketOptions> stored_buckets(const io::FoundCheckpoint&, int ranks);
 
 /// What of that JSON a resumed run needs.
 struct SavedState {

@@ -13,6 +13,7 @@
 #include "io/loader.h"
 #include "io/metrics.h"
 #include "kernels/memory.h"
+#include "launch/buckets.h"
 #include "launch/data.h"
 #include "launch/evaluation.h"
 #include "launch/models.h"
@@ -37,20 +38,21 @@ double shortest(float value) {
   return std::isfinite(value) ? std::stod(fmt::format("{}", value)) : double(value);
 }
 
-parallel::DataParallel::Options strategy_options(const Config& c) {
-  auto bytes = [](double mib) { return std::int64_t(mib * (1 << 20)); };
+parallel::Reduction reduction_of(const Config& c) {
+  return c.train.reduction == "exact" ? parallel::Reduction::exact : parallel::Reduction::fast;
+}
+
+parallel::DataParallel::Options strategy_options(const Config& c, const parallel::BucketOptions& buckets) {
   return {.lanes = int(c.train.lanes),
-          .reduction = c.train.reduction == "exact" ? parallel::Reduction::exact : parallel::Reduction::fast,
+          .reduction = reduction_of(c),
           .overlap = c.train.overlap,
           .communicate = c.train.communicate,
           .gradient = to_dtype(c.train.gradient),
-          .buckets = {.head = bytes(c.train.head_bucket_mib),
-                      .middle = bytes(c.train.middle_bucket_mib.value_or(0)),
-                      .tail = bytes(c.train.tail_bucket_mib)}};
+          .buckets = buckets};
 }
 
 RunData open_run_data(Session& session, Config& c, const io::CheckedFiles& checked) {
-  parallel::check_lanes(int(c.train.lanes), session.size(), strategy_options(c).reduction);
+  parallel::check_lanes(int(c.train.lanes), session.size(), reduction_of(c));
   resolve_size(c);
   RunData data = open_data(c, session.group(), checked);
   resolve_model(c, data.train->info());
@@ -66,8 +68,11 @@ class Trainer {
         data_(open_run_data(session_, config_, checked)),
         parameters_(session_.device(), to_dtype(config_.train.precision)),
         model_(build_model(config_, parameters_)),
-        strategy_(std::make_unique<parallel::DataParallel>(frozen(), session_.communicator(), session_.group(),
-                                                           strategy_options(config_))),
+        found_(resume ? find_checkpoint(config_.run, session_.group()) : std::nullopt),
+        buckets_(
+            choose_buckets(config_.train, frozen(), session_, found_ ? stored_buckets(*found_, session_.size()) : std::nullopt)),
+        strategy_(std::make_unique<parallel::DataParallel>(parameters_, session_.communicator(), session_.group(),
+                                                           strategy_options(config_, buckets_.sizes))),
         update_(
             choose_update(config_.train.communicate ? config_.train.update : "whole", session_, *strategy_,
                           [this] { return build_optimizer(config_, parameters_, strategy_->flat(), strategy_->gradients()); })),
@@ -368,7 +373,8 @@ class Trainer {
                              step_ > 0 ? fmt::format("steps {}", step_ + 1) : "steps 1", steps_));
     session_.note(order_text());
     if (session_.size() > 1) session_.log(fmt::format("between ranks: {}", session_.communicator().name()));
-    if (!update_.text.empty()) session_.log(update_.text);
+    for (const std::string& text : {buckets_.text, update_.text})
+      if (!text.empty()) session_.log(text);
     session_.note(fmt::format("{}; peak {} flop/s", session_.placement(), count_text(peak_.flops_per_s)));
     if (t.lanes % session_.size() != 0) {
       std::int64_t most = (t.lanes + session_.size() - 1) / session_.size();
@@ -390,15 +396,13 @@ class Trainer {
 
   /// Whether there was a checkpoint to go on from.
   bool restore() {
-    std::string checkpoints = folder_ + "/checkpoints";
-    auto found = io::find_checkpoint(checkpoints, session_.group());
-    if (!found) {
-      session_.log(fmt::format("--resume: no complete checkpoint in {}: starting at step 0", checkpoints));
+    if (!found_) {
+      session_.log(fmt::format("--resume: no complete checkpoint in {}/checkpoints: starting at step 0", folder_));
       return false;
     }
-    for (const std::string& warning : found->warnings) session_.log(warning);
-    SavedState saved = read_state(*found, config_, session_, data_);
-    io::load_checkpoint(*found, named_views(parameters_, optimizer_.get()), io::Match::all, session_.device().queue(),
+    for (const std::string& warning : found_->warnings) session_.log(warning);
+    SavedState saved = read_state(*found_, config_, session_, data_);
+    io::load_checkpoint(*found_, named_views(parameters_, optimizer_.get()), io::Match::all, session_.device().queue(),
                         session_.group());
     refresh_weights(session_.device().queue(), strategy_->flat());
     optimizer_->set_steps(saved.optimizer_steps);
@@ -430,7 +434,7 @@ class Trainer {
                                  step_, now() - began, ended->step));
       tell(*ended, false);
     }
-    checkpoints_->begin(step_, state_json(config_, session_, step_, seconds(), data_, *optimizer_));
+    checkpoints_->begin(step_, state_json(config_, session_, step_, seconds(), data_, *optimizer_, buckets_.sizes));
     if (must || !config_.checkpoint.asynchronous) tell(*checkpoints_->wait(), must);
   }
 
@@ -485,6 +489,8 @@ class Trainer {
   RunData data_;
   ParameterSet parameters_;
   std::unique_ptr<nn::Model> model_;
+  std::optional<io::FoundCheckpoint> found_;  // that a resumed run goes on from
+  Buckets buckets_;
   std::unique_ptr<parallel::DataParallel> strategy_;
   Update update_;
   std::unique_ptr<optim::Optimizer> optimizer_;

@@ -1,8 +1,13 @@
-// How near does each CPU kernel come to what these cores can do? One JSON list: for each kernel its rate and its share of the
-// bandwidth of a plain copy, or of the rate of a large f32 product, measured around it in the same run.
+// How near does each CPU kernel come to what these cores can do? One JSON list: for each kernel its rate, its ceiling and its
+// share of that. A ceiling is the best that plain programs reached before, between and after the kernels of the same run:
+//
+//     products, attention     f32 products of several shapes, with a plain and with a transposed right side
+//     convolutions            those and a direct convolution; Winograd's algorithm saves operations and may exceed it
+//     passes                  copying, and scaling in place, as much memory as the kernel touches
+//     passes that only read   adding up as much memory
 //
 //     OMP_NUM_THREADS=2 core_kernels            the table
-//     OMP_NUM_THREADS=2 core_kernels --peaks    the two ceilings alone, as one object
+//     OMP_NUM_THREADS=2 core_kernels --peaks    the ceilings alone, that of memory for 256 MiB, as one object
 
 #include <omp.h>
 
@@ -11,7 +16,9 @@
 #include <cstdio>
 #include <cstring>
 #include <functional>
+#include <map>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "core/device.h"
 #include "core/tensor.h"
@@ -53,10 +60,34 @@ double time_of(const std::function<void()>& work, int rounds = 7) {
   return times[std::size_t(rounds / 2)];
 }
 
+/// f(begin, end) on every thread's share of [0, n).
+template <class F>
+void share_out(int64_t n, F f) {
+#pragma omp parallel
+  {
+    int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads();
+    f(n * thread / threads, n * (thread + 1) / threads);
+  }
+}
+
+/// What a kernel has to do at least; its ceiling follows from that.
+struct Work {
+  double gflop = 0;    ///< of products or convolutions; else a pass over memory:
+  double moved = 0;    ///< MB read and written
+  double touched = 0;  ///< MB of its tensors; 0: as much as is moved
+  bool convolution = false, only_reads = false;
+};
+
+/// Bandwidths reached with so much memory, in GB/s.
+struct MemoryCeiling {
+  double moving = 0, reading = 0;
+};
+
 struct Bench {
   Device device;
   const Queue& q = device.queue();
-  double gflops = 0, gb_s = 0;  ///< ceilings
+  double product_rate = 0, convolution_rate = 0;  ///< ceilings, in GFLOP/s
+  std::map<int64_t, MemoryCeiling> memory;        ///< by MiB touched, a power of two
   std::vector<Tensor> keep;
 
   View floats(int64_t n) {
@@ -66,51 +97,81 @@ struct Bench {
     return v;
   }
 
-  void measure_product() {
-    int64_t n = 1536;
-    View a = floats(n * n), b = floats(n * n), y = floats(n * n);
-    gflops = 2e-9 * double(n * n * n) / time_of([&] { matmul(q, y, a, b, n, n, n, {}); });
-  }
-  /// Bytes read and written by all threads, each copying its share.
-  void measure_copy() {
-    int64_t n = 32 << 20;
-    View from = floats(n), to = floats(n);
-    gb_s = 8e-9 * double(n) / time_of([&] {
-             int64_t share = n / omp_get_max_threads();
-#pragma omp parallel
-             {
-               int64_t begin = share * omp_get_thread_num();
-               std::memcpy(to.as<float>() + begin, from.as<float>() + begin, std::size_t(share) * sizeof(float));
-             }
-           });
-  }
-  /// Ceilings are what was reached at best: they are measured before, between and after the kernels.
-  void measure_ceilings() {
-    double product = gflops, copy = gb_s;
-    measure_product();
-    measure_copy();
+  void measure_products() {
+    struct Size {
+      int64_t m, n, k;
+      bool transposed;
+    };
+    for (auto [m, n, k, transposed] :
+         {Size{1536, 1536, 1536, true}, Size{2048, 1024, 1024, false}, Size{2048, 1024, 256, true}}) {
+      View a = floats(m * k), b = floats(k * n), y = floats(m * n);
+      double seconds = time_of([&] { matmul(q, y, a, b, m, n, k, {.transpose_b = transposed}); });
+      product_rate = std::max(product_rate, 2e-9 * double(m * n * k) / seconds);
+      keep.clear();
+    }
+    ConvolutionShape s{64, 14, 14, 32, 64, 5, 5, 1, 2};
+    View x = floats(64 * 14 * 14 * 32), w = floats(64 * 5 * 5 * 32), y = floats(64 * 14 * 14 * 64);
+    double seconds = time_of([&] { convolution(q, s, y, x, w, {}); });
+    convolution_rate = std::max({convolution_rate, product_rate, 2e-9 * double(y.size * 5 * 5 * 32) / seconds});
     keep.clear();
-    gflops = std::max(gflops, product);
-    gb_s = std::max(gb_s, copy);
+  }
+  void measure_memory(int64_t mebibytes) {
+    int64_t n = mebibytes << 18;
+    View all = floats(n);
+    float* x = all.as<float>();
+    double bytes = 4e-9 * double(n);  // GB
+    double copying = time_of([&] {
+      share_out(n / 2, [&](int64_t begin, int64_t end) {
+        std::memcpy(x + n / 2 + begin, x + begin, std::size_t(end - begin) * sizeof(float));
+      });
+    });
+    double scaling = time_of([&] {
+      share_out(n, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) x[i] *= 0.999f;
+      });
+    });
+    double reading = time_of([&] {
+      share_out(n, [&](int64_t begin, int64_t end) {
+        float sums[32] = {};  // side by side: one after another would wait for additions
+        for (int64_t i = begin; i + 32 <= end; i += 32)
+          for (int j = 0; j < 32; ++j) sums[j] += x[i + j];
+        volatile float used = std::accumulate(std::begin(sums), std::end(sums), 0.f);
+        (void)used;
+      });
+    });
+    auto& best = memory[mebibytes];
+    best.moving = std::max({best.moving, bytes / copying, 2 * bytes / scaling});
+    best.reading = std::max(best.reading, bytes / reading);
+    keep.clear();
+  }
+  void measure_ceilings() {
+    measure_products();
+    for (int64_t mebibytes : {16, 32, 64, 128, 256, 512}) measure_memory(mebibytes);
+  }
+  double ceiling(const Work& work) const {
+    if (work.gflop > 0) return work.convolution ? convolution_rate : product_rate;
+    double touched = work.touched > 0 ? work.touched : work.moved;
+    auto at = memory.lower_bound(int64_t(touched / 1.05));  // MB are a little less than MiB
+    const MemoryCeiling& c = at == memory.end() ? memory.rbegin()->second : at->second;
+    return work.only_reads ? c.reading : c.moving;
   }
 
   ordered_json rows = ordered_json::array();
-  void row(const std::string& name, const std::string& shape, double gflop, double megabytes, const std::function<void()>& work) {
-    double seconds = time_of(work);
-    bool compute = gflop > 0;
-    double rate = compute ? gflop / seconds : 1e-3 * megabytes / seconds;
+  std::vector<Work> works;  // of rows
+  void row(const std::string& name, const std::string& shape, const Work& work, const std::function<void()>& run) {
+    double seconds = time_of(run);
+    bool compute = work.gflop > 0;
     rows.push_back({{"name", name},
                     {"shape", shape},
                     {"unit", compute ? "GFLOP/s" : "GB/s"},
-                    {"ours", rate},
+                    {"ours", (compute ? work.gflop : 1e-3 * work.moved) / seconds},
                     {"ms", 1e3 * seconds},
                     {"threads", omp_get_max_threads()}});
+    works.push_back(work);
     keep.clear();
   }
   /// Bytes of `tensors` tensors of n floats, in MB.
-  static double mb(int64_t n, double tensors) {
-    return 4e-6 * double(n) * tensors;
-  }
+  static double mb(int64_t n, double tensors) { return 4e-6 * double(n) * tensors; }
 
   void products() {
     struct Size {
@@ -124,10 +185,10 @@ struct Bench {
       View x = floats(m * k), w = floats(n * k), y = floats(m * n), b = floats(n);
       double gflop = 2e-9 * double(m * n * k);
       auto held = keep;
-      row(std::string("linear forward (") + what + ")", shape, gflop, 0,
+      row(std::string("linear forward (") + what + ")", shape, {.gflop = gflop},
           [&] { matmul(q, y, x, w, m, n, k, {.transpose_b = true, .bias = b}); });
-      row(std::string("linear, gradient of x (") + what + ")", shape, gflop, 0, [&] { matmul(q, x, y, w, m, k, n, {}); });
-      row(std::string("linear, gradient of w (") + what + ")", shape, gflop, 0,
+      row(std::string("linear, gradient of x (") + what + ")", shape, {.gflop = gflop}, [&] { matmul(q, x, y, w, m, k, n, {}); });
+      row(std::string("linear, gradient of w (") + what + ")", shape, {.gflop = gflop},
           [&] { matmul(q, w, y, x, n, k, m, {.transpose_a = true}); });
     }
   }
@@ -147,10 +208,11 @@ struct Bench {
            y = floats(s.batch * s.height * s.width * s.out);
       auto held = keep;
       double gflop = 2e-9 * double(y.size * taps * s.in);
-      row(std::string("convolution forward (") + what + ")", shape, gflop, 0, [&] { convolution(q, s, y, x, w, {}); });
-      row(std::string("convolution, gradient of x (") + what + ")", shape, gflop, 0,
+      row(std::string("convolution forward (") + what + ")", shape, {.gflop = gflop, .convolution = true},
+          [&] { convolution(q, s, y, x, w, {}); });
+      row(std::string("convolution, gradient of x (") + what + ")", shape, {.gflop = gflop, .convolution = true},
           [&] { convolution_backward_data(q, s, x, y, w, Write::overwrite); });
-      row(std::string("convolution, gradient of w (") + what + ")", shape, gflop, 0,
+      row(std::string("convolution, gradient of w (") + what + ")", shape, {.gflop = gflop, .convolution = true},
           [&] { convolution_backward_weights(q, s, w, y, x, Write::overwrite); });
     }
   }
@@ -165,8 +227,9 @@ struct Bench {
       scratch = {scratch.data, scratch.size * 4, DType::u8};
       auto held = keep;
       double gflop = 2e-9 * double(s.batch * s.heads * s.length * s.length * s.size);  // two products, half of them masked
-      row("attention forward", shape, gflop, 0, [&] { attention(q, s, y, sums, qkv, {}); });
-      row("attention backward", shape, 2.5 * gflop, 0, [&] { attention_backward(q, s, dqkv, dy, y, sums, qkv, {}, scratch); });
+      row("attention forward", shape, {.gflop = gflop}, [&] { attention(q, s, y, sums, qkv, {}); });
+      row("attention backward", shape, {.gflop = 2.5 * gflop},
+          [&] { attention_backward(q, s, dqkv, dy, y, sums, qkv, {}, scratch); });
     }
   }
 
@@ -177,17 +240,19 @@ struct Bench {
       View x = floats(n), r = floats(n), s = floats(n), y = floats(n), w = floats(columns), b = floats(columns),
            mean = floats(rows), rstd = floats(rows), dx = floats(n);
       auto held = keep;
-      row("residual + norm", shape, 0, mb(n, 4), [&] { norm(q, Norm::layer, y, s, mean, rstd, x, r, w, b, columns, 1e-5f); });
-      row("norm backward", shape, 0, mb(n, 3), [&] {
+      row("residual + norm", shape, {.moved = mb(n, 4)},
+          [&] { norm(q, Norm::layer, y, s, mean, rstd, x, r, w, b, columns, 1e-5f); });
+      row("norm backward", shape, {.moved = mb(n, 3)}, [&] {
         norm_backward(q, Norm::layer, dx, w, b, y, x, w, mean, rstd, columns, Write::overwrite, Write::overwrite,
                       Write::overwrite);
       });
-      row("gelu", shape, 0, mb(n, 2), [&] { unary(q, Unary::gelu_tanh, y, x); });
-      row("gelu backward, in place", shape, 0, mb(n, 3),
+      row("gelu", shape, {.moved = mb(n, 2)}, [&] { unary(q, Unary::gelu_tanh, y, x); });
+      row("gelu backward, in place", shape, {.moved = mb(n, 3), .touched = mb(n, 2)},
           [&] { unary_backward(q, Unary::gelu_tanh, y, y, x, x, Write::overwrite); });
-      row("add", shape, 0, mb(n, 3), [&] { binary(q, Binary::add, y, x, r); });
-      row("sum of rows (gradient of a bias)", shape, 0, mb(n, 1), [&] { sum_rows(q, b, x, columns, Write::overwrite); });
-      row("softmax", shape, 0, mb(n, 2), [&] { softmax(q, y, x, columns); });
+      row("add", shape, {.moved = mb(n, 3)}, [&] { binary(q, Binary::add, y, x, r); });
+      row("sum of rows (gradient of a bias)", shape, {.moved = mb(n, 1), .only_reads = true},
+          [&] { sum_rows(q, b, x, columns, Write::overwrite); });
+      row("softmax", shape, {.moved = mb(n, 2)}, [&] { softmax(q, y, x, columns); });
     }
     {
       const int64_t tokens = 256, classes = 50257, logits = tokens * classes;
@@ -195,9 +260,9 @@ struct Bench {
       Tensor targets(device, {tokens}, DType::i32);
       upload(q, targets, std::vector<std::int32_t>(tokens, 7));
       auto held = keep;
-      row("softmax and loss", "256 x 50257", 0, mb(logits, 1),
+      row("softmax and loss", "256 x 50257", {.moved = mb(logits, 1), .only_reads = true},
           [&] { cross_entropy(q, loss, sums, x, targets.view(), classes, {}); });
-      row("softmax and loss, gradient", "256 x 50257", 0, mb(logits, 2),
+      row("softmax and loss, gradient", "256 x 50257", {.moved = mb(logits, 2)},
           [&] { cross_entropy_backward(q, dx, seed, x, sums, targets.view(), classes, {}, Write::overwrite); });
     }
     {
@@ -205,17 +270,17 @@ struct Bench {
       View x = floats(size), y = floats(size), dy = floats(size), w = floats(channels), b = floats(channels),
            mean = floats(channels), variance = floats(channels), dw = floats(channels), db = floats(channels);
       auto held = keep;
-      row("batch norm + relu", "64 x 32 x 32 x 64", 0, mb(size, 3),
+      row("batch norm + relu", "64 x 32 x 32 x 64", {.moved = mb(size, 3), .touched = mb(size, 2)},
           [&] { batch_norm(q, y, mean, variance, x, w, b, channels, 1e-5f, true); });
-      row("batch norm + relu, backward", "64 x 32 x 32 x 64", 0, mb(size, 7), [&] {
+      row("batch norm + relu, backward", "64 x 32 x 32 x 64", {.moved = mb(size, 7), .touched = mb(size, 3)}, [&] {
         batch_norm_backward(q, dy, dw, db, dy, x, y, w, mean, variance, channels, 1e-5f, true, Write::overwrite, Write::overwrite,
                             Write::overwrite);
       });
       PoolingShape p{.batch = 64, .height = 32, .width = 32, .channels = channels, .window = 2, .stride = 2};
       Tensor index(device, {size / 4}, DType::u8);
-      row("max pooling 2 x 2", "64 x 32 x 32 x 64", 0, mb(size, 1.25 + 1. / 16),
+      row("max pooling 2 x 2", "64 x 32 x 32 x 64", {.moved = mb(size, 1.25 + 1. / 16)},
           [&] { pooling(q, Pooling::max, p, y.slice(0, size / 4), index.view(), x); });
-      row("max pooling 2 x 2, backward", "64 x 32 x 32 x 64", 0, mb(size, 1.25 + 1. / 16),
+      row("max pooling 2 x 2, backward", "64 x 32 x 32 x 64", {.moved = mb(size, 1.25 + 1. / 16)},
           [&] { pooling_backward(q, Pooling::max, p, x, y.slice(0, size / 4), index.view(), Write::overwrite); });
     }
     {
@@ -227,11 +292,12 @@ struct Bench {
       Segment segment{0, size, 1, 0.1f};
       Span span{0, size};
       auto held = keep;
-      row("norm of the gradients", "32 Mi", 0, mb(size, 1), [&] { square_sums(q, partials, gradients, &span, 1); });
-      row("AdamW + clip", "32 Mi", 0, mb(size, 7), [&] {
+      row("norm of the gradients", "32 Mi", {.moved = mb(size, 1), .only_reads = true},
+          [&] { square_sums(q, partials, gradients, &span, 1); });
+      row("AdamW + clip", "32 Mi", {.moved = mb(size, 7), .touched = mb(size, 4)}, [&] {
         adamw(q, {weights, weights, gradients}, m, v, &segment, 1, scalars, {});
       });
-      row("SGD with momentum", "32 Mi", 0, mb(size, 5), [&] {
+      row("SGD with momentum", "32 Mi", {.moved = mb(size, 5), .touched = mb(size, 3)}, [&] {
         sgd(q, {weights, weights, gradients}, m, &segment, 1, scalars, {.momentum = .9f}, false);
       });
     }
@@ -244,8 +310,10 @@ int main(int argc, char** argv) {
   Bench bench;
   bench.measure_ceilings();
   if (argc > 1 && std::strcmp(argv[1], "--peaks") == 0) {
-    ordered_json peaks = {{"gemm_gflops", std::round(bench.gflops * 10) / 10},
-                          {"copy_gb_s", std::round(bench.gb_s * 100) / 100},
+    auto tenths = [](double x) { return std::round(x * 10) / 10; };
+    ordered_json peaks = {{"gemm_gflops", tenths(bench.product_rate)},
+                          {"convolution_gflops", tenths(bench.convolution_rate)},
+                          {"memory_gb_s", tenths(bench.memory.at(256).moving)},
                           {"threads", omp_get_max_threads()}};
     std::printf("%s\n", peaks.dump().c_str());
     return 0;
@@ -254,8 +322,9 @@ int main(int argc, char** argv) {
     (bench.*part)();
     bench.measure_ceilings();
   }
-  for (auto& row : bench.rows) {
-    row["limit"] = row["unit"] == "GB/s" ? bench.gb_s : bench.gflops;
+  for (std::size_t i = 0; i < bench.rows.size(); ++i) {
+    auto& row = bench.rows[i];
+    row["limit"] = bench.ceiling(bench.works[i]);
     row["share_of_limit"] = row["ours"].get<double>() / row["limit"].get<double>();
   }
   std::printf("[\n");

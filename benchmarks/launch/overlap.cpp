@@ -21,6 +21,7 @@
 
 #include "io/loader.h"
 #include "kernels/memory.h"
+#include "launch/buckets.h"
 #include "launch/data.h"
 #include "launch/models.h"
 #include "launch/session.h"
@@ -71,6 +72,7 @@ void take_longest(std::vector<double>& took, Group& group) {
 struct Steps {
   std::array<std::vector<double>, ways> took;
   std::vector<double> hidden, worked, exposed;  // of overlapped steps
+  std::string buckets;
 };
 
 Steps train(launch::Session& session, launch::Config config, int rounds) {
@@ -79,10 +81,12 @@ Steps train(launch::Session& session, launch::Config config, int rounds) {
   launch::resolve_model(config, data.train->info());
   ParameterSet parameters(session.device(), launch::to_dtype(config.train.precision));
   auto model = launch::build_model(config, parameters);
+  const launch::Buckets buckets = launch::choose_buckets(config.train, parameters, session);
   parallel::DataParallel strategy(
       parameters, session.communicator(), session.group(),
       {.lanes = int(config.train.lanes),
-       .reduction = config.train.reduction == "exact" ? parallel::Reduction::exact : parallel::Reduction::fast});
+       .reduction = config.train.reduction == "exact" ? parallel::Reduction::exact : parallel::Reduction::fast,
+       .buckets = buckets.sizes});
   auto optimizer = launch::build_optimizer(config, parameters, strategy.flat(), strategy.gradients());
   parameters.initialise(1);
   auto share = strategy.lanes();
@@ -97,6 +101,7 @@ Steps train(launch::Session& session, launch::Config config, int rounds) {
   const double weight = double(config.train.lanes * config.train.rows_per_lane) *
                         double(std::max<std::int64_t>(1, count(data.train->info().target)));
   Steps steps;
+  steps.buckets = buckets.text;
   const int settling = parallel::DataParallel::settling_steps;
   for (int i = 0; i < settling + ways * (rounds + 3); ++i) {
     const Way way = Way((i + i / ways) % ways);  // nobody always follows the same one
@@ -152,7 +157,8 @@ nlohmann::ordered_json summary(const Steps& s, int ranks, const std::string& con
           {"hidden_share_by_log", ratio(s.hidden, all)},
           {"hidden_ms", median(s.hidden)},
           {"worked_ms", median(s.worked)},
-          {"exposed_ms", median(s.exposed)}};
+          {"exposed_ms", median(s.exposed)},
+          {"buckets", s.buckets}};
 }
 
 }  // namespace

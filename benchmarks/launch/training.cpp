@@ -18,6 +18,7 @@
 #include "core/optim/adamw.h"
 #include "core/optim/sgd.h"
 #include "kernels/memory.h"
+#include "launch/buckets.h"
 #include "launch/session.h"
 #include "launch/update.h"
 #include "parallel/data_parallel.h"
@@ -112,7 +113,10 @@ void train(launch::Session& session, const std::string& folder, const json& c) {
   const DType type = c.value("precision", "f32") == "bf16" ? DType::bf16 : DType::f32;
   ParameterSet set(device, type);
   auto model = make_model(set, c);
-  parallel::DataParallel strategy(set, session.communicator(), session.group(), {});
+  launch::Config::Train settings;
+  if (c.contains("middle_bucket_mib")) settings.middle_bucket_mib = c["middle_bucket_mib"].get<double>();
+  const launch::Buckets buckets = launch::choose_buckets(settings, set, session);
+  parallel::DataParallel strategy(set, session.communicator(), session.group(), {.buckets = buckets.sizes});
   auto [optimizer, how] = launch::choose_update(c.value("update", "auto"), session, strategy,
                                                 [&] { return make_optimizer(set, c, strategy.flat(), strategy.gradients()); });
   set.initialise(1);
@@ -174,6 +178,7 @@ void train(launch::Session& session, const std::string& folder, const json& c) {
                    {"placement", session.placement()},
                    {"flops", model->flops_per_row() * double(rows) * session.size()},
                    {"update", how},
+                   {"buckets", buckets.text},
                    {"parameters", set.count_elements()}};
     if (session.rank() == 0) write(folder + "/done." + std::to_string(turn), result.dump());
   }

@@ -117,6 +117,40 @@ TEST_F(Run, ResumedRunEndsWithTheSameWeights) {
   EXPECT_GE(double(after.back()["seconds"]), stepped) << "time of earlier starts counts";
 }
 
+TEST_F(Run, BucketSizesAreMeasuredKeptAndSetAndChangeNothing) {
+  make_text();
+  std::string toml = gpt_toml;
+  for (const char* key : {"head_bucket_mib = 0.01\n", "middle_bucket_mib = 0.05\n", "tail_bucket_mib = 0.01\n"})
+    toml.erase(toml.find(key), std::string(key).size());
+  toml.replace(toml.find("cosine"), 6, "constant");  // whose rates do not depend on where a run ends
+  write("gpt.toml", toml);
+  Ran one = lockstep("train gpt.toml --set run.name=straight");
+  ASSERT_EQ(one.code, 0) << one.text;
+  EXPECT_FALSE(one.says("buckets: ")) << "a lone rank sends none: " << one.text;
+
+  Ran ran = ranks(2, "train gpt.toml --set run.name=two --set train.steps=4");
+  ASSERT_EQ(ran.code, 0) << ran.text;
+  EXPECT_TRUE(ran.says("buckets: ") && ran.says("(all-reduce reaches ")) << ran.text;
+  auto sizes = [](const std::string& text) {
+    const std::size_t at = text.find("buckets: ");
+    return text.substr(at, text.find(" (", at) - at);
+  };
+  Ran kept = ranks(2, "train gpt.toml --set run.name=two --set train.steps=8 --resume");
+  ASSERT_EQ(kept.code, 0) << kept.text;
+  EXPECT_TRUE(kept.says(sizes(ran.text) + " (as in the checkpoint)")) << kept.text;
+
+  // An exact run goes on with other buckets: what is set counts, and no result depends on it.
+  Ran set = ranks(2,
+                  "train gpt.toml --set run.name=two --set train.steps=10 --resume --set train.head_bucket_mib=0.002 "
+                  "--set train.middle_bucket_mib=0.003 --set train.tail_bucket_mib=0.004");
+  ASSERT_EQ(set.code, 0) << set.text;
+  EXPECT_TRUE(set.says("buckets: 2.05 KiB first, 3.07 KiB between, 4.1 KiB last (as configured)")) << set.text;
+  Ran more = ranks(4, "train gpt.toml --set run.name=two --resume");
+  ASSERT_EQ(more.code, 0) << more.text;
+  EXPECT_TRUE(more.says("(all-reduce reaches ")) << "another number of ranks: " << more.text;
+  EXPECT_EQ(hash("two"), hash("straight"));
+}
+
 TEST_F(Run, ResumeWithoutACheckpointStartsAtZeroAndSaysSo) {
   make_table();
   write("mlp.toml", mlp_toml);

@@ -1,6 +1,8 @@
 // Properties of the bucket plan over random models, and where lanes go.
 #include "parallel/bucket.h"
 
+#include "parallel/bucket_sizes.h"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -124,6 +126,35 @@ TEST(PlanBuckets, RefusesSizesThatMeanNothing) {
   EXPECT_THROW(plan_buckets(model.set, 2, DType::f32, {.middle = -1}), Error);
   ParameterSet none(model.device);
   EXPECT_TRUE(plan_buckets(none, 2, DType::f32).buckets.empty());
+}
+
+/// What a link of this latency and bandwidth would show.
+std::vector<AllReduceTime> link(double latency, double bytes_per_second, std::int64_t most = 32 << 20) {
+  std::vector<AllReduceTime> times;
+  for (std::int64_t bytes = 16 << 10; bytes <= most; bytes *= 2)
+    times.push_back({bytes, latency + double(bytes) / bytes_per_second});
+  return times;
+}
+
+TEST(BucketSizes, FollowTheLink) {
+  constexpr std::int64_t kibi = 1 << 10, mebi = 1 << 20, all = 100 * mebi;
+  auto slow =
+      bucket_sizes(link(1e-3, 1e9), all);  // half the rate at 1 MB, 90 % at 9 MB and a little less, for 32 MiB is not infinite
+  EXPECT_EQ(slow.head, mebi);
+  EXPECT_EQ(slow.tail, mebi);
+  EXPECT_EQ(slow.middle, 8 * mebi);
+  auto near = bucket_sizes(link(20e-6, 5e9), all);  // 100 kB and 900 kB
+  EXPECT_EQ(near.head, 128 * kibi);
+  EXPECT_EQ(near.middle, all / 64);  // not hundreds of buckets
+  EXPECT_EQ(bucket_sizes(link(20e-6, 5e9), 10 * mebi).middle, mebi);
+  // A small model leaves in several pieces whatever the link is.
+  auto small = bucket_sizes(link(1e-3, 1e9), 2 * mebi);
+  EXPECT_EQ(small.middle, 256 * kibi);
+  EXPECT_LE(small.head, small.middle);
+  EXPECT_LE(small.tail, small.middle);
+  // One size alone, and a machine whose clock saw nothing.
+  EXPECT_GT(bucket_sizes({{16 << 10, 0}}, all).head, 0);
+  EXPECT_THROW(bucket_sizes({}, all), Error);
 }
 
 TEST(Lanes, AreDealtInContiguousPieces) {
