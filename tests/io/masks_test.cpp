@@ -8,6 +8,7 @@
 #include "io/loader.h"
 #include "io/mixture.h"
 #include "tests/io/files.h"
+#include "tests/io/masked_documents.h"
 
 namespace lockstep::io {
 namespace {
@@ -129,6 +130,14 @@ f.close(); show(s[:100]); show(np.where(m != 0, s, -100)[1:]))"));
     const auto held = read_all(*opened.validation).targets, seen = read_all(*opened.train).targets;
     for (std::size_t i = 0; i < held.size(); ++i) EXPECT_NE(held[i] == -100, seen[i] == -100) << i;
   }
+}
+
+TEST(Masks, StandBesideDocuments) {
+  NEEDS_H5PY();
+  Folder folder;
+  const auto expected = python(folder, masked_documents);
+  std::filesystem::rename(folder / "masked.h5", folder / "data.h5");
+  expect_reads(folder, {.validation = "none", .length = 16, .documents = "starts"}, expected);
 }
 
 TEST(Masks, APaddingTokenMayBeWhatIsIgnored) {

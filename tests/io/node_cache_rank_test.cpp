@@ -4,6 +4,7 @@
 #include "io/dataset.h"
 #include "parallel/open_communicator.h"
 #include "tests/io/files.h"
+#include "tests/io/masked_documents.h"
 
 namespace lockstep::io {
 namespace {
@@ -55,6 +56,38 @@ with h5.File('plain.h5', 'w') as f: f['x'], f['y'] = x, np.arange(300) % 7
             std::filesystem::remove(file + ".kept");
       group->barrier();
     }
+}
+
+TEST(NodeCache, HoldsMasksAndDocumentsToo) {
+  NEEDS_H5PY();
+  const auto group = parallel::open_mpi_group();
+  Folder own;
+  const std::string path = group->broadcast(own.path), file = path + "/masked.h5";
+  const auto printed = group->broadcast(group->rank() == 0 ? python(own, masked_documents) : "");
+  const auto middle = printed.find('\n');
+  const auto inputs = numbers(printed.substr(0, middle)), targets = numbers(printed.substr(middle));
+  const auto opened = open_dataset(
+      {.paths = {file}, .validation = "none", .length = 16, .memory_limit = 1, .node_cache = true, .documents = "starts"},
+      *group);
+  EXPECT_EQ(opened.note.find("one place in the memory") != std::string::npos, group->size() > 1) << opened.note;
+  EXPECT_TRUE(opened.train->info().ignores);
+  ASSERT_EQ(opened.train->rows() * 16, std::int64_t(inputs.size()));
+  auto check = [&](int only) {  // rows of one rank; -1: all of them at once
+    if (only >= 0 && group->rank() != only) return;
+    std::vector<std::int64_t> rows(inputs.size() / 16);
+    std::iota(rows.begin(), rows.end(), 0);
+    std::vector<std::int32_t> x(inputs.size()), y(inputs.size());
+    const auto n = std::int64_t(inputs.size());
+    opened.train->read(rows, {x.data(), n, DType::i32}, {y.data(), n, DType::i32});
+    EXPECT_TRUE(std::equal(x.begin(), x.end(), inputs.begin()));
+    EXPECT_TRUE(std::equal(y.begin(), y.end(), targets.begin()));
+  };
+  check(0);
+  group->barrier();
+  if (group->rank() == 0 && group->size() > 1) std::filesystem::resize_file(file, 100);
+  group->barrier();
+  check(-1);
+  group->barrier();
 }
 
 TEST(NodeCache, MemoryThatIsNotThereIsToldInASentence) {
