@@ -38,10 +38,13 @@ TEST_F(KillResumeTest, QuickstartGptEndsWithTheSameWeightsAfterTwoHundredKills) 
   write("gpt.toml", quickstart_gpt);
   const Ran straight = lockstep("train gpt.toml --set run.name=straight");
   ASSERT_EQ(straight.code, 0) << straight.text;
-  const char* count = std::getenv("LOCKSTEP_TEST_KILLS");
-  const int kills = count ? std::atoi(count) : 200;
-  const Told told = kill_and_resume("gpt.toml", kills, 4, 2026);
-  std::printf("%d kills, %d of them inside a checkpoint, in %d runs\n", told.kills, told.in_checkpoints, told.runs);
+  auto setting = [](const char* name, int otherwise) {
+    const char* text = std::getenv(name);
+    return text ? std::atoi(text) : otherwise;
+  };
+  const int kills = setting("LOCKSTEP_TEST_KILLS", 200), seed = setting("LOCKSTEP_TEST_SEED", 2026);
+  const Told told = kill_and_resume("gpt.toml", kills, 4, unsigned(seed));
+  std::printf("seed %d: %d kills, %d of them inside a checkpoint, in %d runs\n", seed, told.kills, told.in_checkpoints, told.runs);
   EXPECT_EQ(told.kills, kills);
   EXPECT_GE(told.in_checkpoints, kills / 5);
 }
