@@ -1,10 +1,9 @@
 #include "core/flat.h"
 
-#include <xxhash.h>
-
 #include <algorithm>
 #include <cstdio>
 
+#include "core/checksum.h"
 #include "kernels/memory.h"
 
 namespace lockstep {
@@ -53,21 +52,16 @@ std::string hash_parameters(const ParameterSet& set) {
   std::vector<const Parameter*> order;
   for (auto& p : set.all()) order.push_back(p.get());
   std::ranges::sort(order, [](auto* a, auto* b) { return std::pair(a->role, a->name) < std::pair(b->role, b->name); });
-  XXH3_state_t* state = XXH3_createState();
-  XXH3_128bits_reset(state);
+  Checksum sum;
   for (auto* p : order) {
     if (set.device().kind() == DeviceKind::cpu) {
-      XXH3_128bits_update(state, p->master.data, p->master.bytes());
+      sum.add(p->master.data, p->master.bytes());
       continue;
     }
     auto values = download(set.device().queue(), p->master);
-    XXH3_128bits_update(state, values.data(), values.size() * sizeof(float));
+    sum.add(values.data(), values.size() * sizeof(float));
   }
-  auto hash = XXH3_128bits_digest(state);
-  XXH3_freeState(state);
-  char text[33];
-  std::snprintf(text, sizeof text, "%016llx%016llx", (unsigned long long)hash.high64, (unsigned long long)hash.low64);
-  return text;
+  return sum.text();
 }
 
 }  // namespace lockstep

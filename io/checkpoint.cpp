@@ -9,9 +9,9 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "core/checksum.h"
 #include "io/agree.h"
 #include "io/checkpoint_files.h"
-#include "io/checksum.h"
 #include "io/manifest.h"
 #include "io/output.h"
 #include "io/raw_file.h"

@@ -75,7 +75,7 @@ void remove_leftovers(const std::string& folder) {
   std::vector<fs::path> old;
   for (fs::directory_iterator at(folder, ignored), end; !ignored && at != end; at.increment(ignored)) {
     const std::string name = at->path().filename().string();
-    const bool ours = name.starts_with("latest.") || name.starts_with("step_") || name.starts_with("rank");
+    const bool ours = name.starts_with("latest.") || name.starts_with("step_");
     if (ours && name.find(".tmp.") != std::string::npos) old.push_back(at->path());
   }
   for (const auto& path : old) fs::remove_all(path, ignored);

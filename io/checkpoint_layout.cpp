@@ -1,14 +1,14 @@
 #include "io/checkpoint_layout.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <limits>
 
-#include "io/checksum.h"
+#include "core/checksum.h"
 #include "io/hdf5.h"
 #include "io/output.h"
 #include "io/raw_file.h"
@@ -86,16 +86,18 @@ std::string rank_file_name(int rank) {
 }
 
 FileLayout lay_out(const std::vector<Manifest::Tensor>& tensors, const std::vector<Slice>& slices, const std::string& path) {
-  struct Removed {
-    const std::string& path;
-    ~Removed() { ::unlink(path.c_str()); }
-  } removed{path};
   FileLayout layout;
   Manifest plan;  // for its gaps
   plan.tensors = tensors;
   std::int64_t needed = 0;
+  for (const auto& s : slices) needed += s.size * std::int64_t(size_of(tensors[s.tensor].dtype));
+  // The library leaks a file that it cannot write out, so it is not given one. Files in memory have the process's limit, too.
+  rlimit limit{};
+  const bool limited = getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
+  if (limited && rlim_t(needed) > limit.rlim_cur) write_failed(path, needed, EFBIG);
+  const RawFile written(path, RawFile::Mode::memory);
   try {
-    auto file = hdf5::File::create(path);
+    auto file = hdf5::File::create_in(written);
     for (const auto& s : slices) {
       const auto& t = tensors[s.tensor];
       const bool whole = s.size == count(t.shape);
@@ -104,15 +106,12 @@ FileLayout lay_out(const std::vector<Manifest::Tensor>& tensors, const std::vect
       if (!whole) file.set(t.name, "begin", s.begin);
       layout.offsets.push_back(data.offset());
       plan.pieces.push_back({std::int64_t(s.tensor), 0, s.begin, s.size, data.offset(), {}});
-      needed += plan.bytes_of(plan.pieces.back());
     }
     file.close();
-  } catch (const Error& e) {
-    for (int problem : {ENOSPC, EFBIG, EDQUOT})
-      if (std::string(e.what()).find(std::strerror(problem)) != std::string::npos) write_failed(path, needed, problem);
+  } catch (const Error&) {
+    if (limited) write_failed(path, needed, EFBIG);  // the values alone would have fitted
     throw;
   }
-  const RawFile written(path, RawFile::Mode::read);
   layout.bytes = written.size();
   plan.files = {{"", layout.bytes, ""}};
   Checksum sum;
@@ -125,7 +124,7 @@ FileLayout lay_out(const std::vector<Manifest::Tensor>& tensors, const std::vect
 }
 
 std::string view_file(const Manifest& manifest) {
-  auto file = hdf5::File::create_in_memory();
+  auto file = hdf5::File::create_in({"a file in memory", RawFile::Mode::memory});
   auto piece = manifest.pieces.begin();
   for (std::size_t i = 0; i < manifest.tensors.size(); ++i) {
     const auto& t = manifest.tensors[i];

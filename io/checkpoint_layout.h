@@ -34,7 +34,7 @@ struct FileLayout {
   std::string rest_xxh3;
 };
 /// A file with a contiguous dataset for each slice: under the tensor's name, in its shape when it is all of it, else flat with
-/// the attribute "begin". The library makes it at `path`, without values (they take no space there), and it is removed again.
+/// the attribute "begin". The library makes it in memory, without values, which take no space there; `path` is for errors.
 FileLayout lay_out(const std::vector<Manifest::Tensor>&, const std::vector<Slice>&, const std::string& path);
 
 /// The bytes of checkpoint.h5 without what changes from one to the next: every tensor as a virtual dataset over the pieces of the

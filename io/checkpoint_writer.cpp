@@ -11,11 +11,11 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "core/checksum.h"
 #include "io/agree.h"
 #include "io/checkpoint.h"
 #include "io/checkpoint_files.h"
 #include "io/checkpoint_layout.h"
-#include "io/checksum.h"
 #include "io/output.h"
 #include "io/raw_file.h"
 #include "kernels/memory.h"
@@ -274,7 +274,7 @@ CheckpointWriter::CheckpointWriter(std::string folder, std::vector<NamedView> vi
   const io::Parts parts = parts_of(tensors, p.views, group);
   settle(group, [&] {
     p.slices = slices_of(tensors, parts, group.rank());
-    p.layout = lay_out(tensors, p.slices, fmt::format("{}/{}.tmp.layout", p.folder, rank_file_name(group.rank())));
+    p.layout = lay_out(tensors, p.slices, p.folder + "/" + rank_file_name(group.rank()));
     if (p.options.asynchronous) p.make_image();
   });
   const auto all =

@@ -6,7 +6,7 @@
 #include <optional>
 #include <set>
 
-#include "io/checksum.h"
+#include "core/checksum.h"
 #include "io/convert.h"
 #include "io/image_file.h"
 #include "io/image_writer.h"

@@ -1,14 +1,13 @@
 #include "io/data_manifest.h"
 
 #include <unistd.h>
-#include <xxhash.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <memory>
 #include <nlohmann/json.hpp>
 
+#include "core/checksum.h"
 #include "io/output.h"
 
 namespace lockstep::io {
@@ -30,18 +29,17 @@ constexpr std::size_t hashed_from = 24;
 static_assert(sizeof(Head) == 56 && sizeof(Gap) == 16 && sizeof(DataManifest::Piece) == 32);
 
 /// Hash of the bytes that are in no piece, in the order of the file.
-XXH128_hash_t hash_gaps(const FileBytes& file, std::span<const Gap> gaps) {
-  const std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> state(XXH3_createState(), XXH3_freeState);
-  XXH3_128bits_reset(state.get());
+Digest hash_gaps(const FileBytes& file, std::span<const Gap> gaps) {
+  Checksum sum;
   std::vector<char> block(std::size_t(1) << 16);
   for (const auto& gap : gaps)
     for (std::uint64_t done = 0; done < gap.bytes;) {
       const auto n = std::min<std::uint64_t>(block.size(), gap.bytes - done);
       file.read(gap.offset + done, block.data(), n, "the file's own part");
-      XXH3_128bits_update(state.get(), block.data(), n);
+      sum.add(block.data(), n);
       done += n;
     }
-  return XXH3_128bits_digest(state.get());
+  return sum.digest();
 }
 
 /// What lies between the pieces. Throws when pieces overlap.
@@ -89,8 +87,8 @@ std::span<const DataManifest::Piece> DataManifest::pieces(const Dataset& dataset
 void DataManifest::check(const Dataset& dataset, std::int64_t index, std::span<const std::byte> stored) const {
   require(index >= 0 && index < dataset.count, "{}:/{}: there is no piece {}", path_, dataset.name, index);
   const Piece& piece = pieces_[std::size_t(dataset.first + index)];
-  const auto hash = XXH3_128bits(stored.data(), stored.size());
-  require(Exit::bad_data, stored.size() == piece.bytes && hash.high64 == piece.high && hash.low64 == piece.low,
+  const auto hash = digest(stored.data(), stored.size());
+  require(Exit::bad_data, stored.size() == piece.bytes && hash == Digest{piece.high, piece.low},
           "{}:/{}: {} {}, {} bytes at {}, is not what was written; the file is damaged", path_, dataset.name,
           dataset.chunk.empty() ? "block" : "chunk", index, stored.size(), piece.offset);
 }
@@ -121,8 +119,8 @@ std::optional<DataManifest> DataManifest::load(const std::string& data_path) {
   stored.read(0, text.data(), text.size(), "the manifest");
   std::memcpy(&head, text.data(), sizeof head);
   if (std::memcmp(head.magic, magic, 8) != 0) damaged(path);
-  const auto hash = XXH3_128bits(text.data() + hashed_from, text.size() - hashed_from);
-  if (hash.high64 != head.high || hash.low64 != head.low) damaged(path);
+  const auto hash = digest(text.data() + hashed_from, text.size() - hashed_from);
+  if (hash != Digest{head.high, head.low}) damaged(path);
   // What follows was written by write_manifest; sizes are checked all the same.
   std::uint64_t left = text.size() - sizeof head;
   for (std::uint64_t part : {head.json_bytes, head.gap_bytes, head.piece_bytes}) {
@@ -168,7 +166,7 @@ std::optional<DataManifest> DataManifest::load(const std::string& data_path) {
   for (const auto& piece : manifest.pieces_)
     if (piece.offset > file.size() || piece.bytes > file.size() - piece.offset) damaged(path);
   const auto own = hash_gaps(file, gaps);
-  if (own.high64 != own_high || own.low64 != own_low) changed("its structures and attributes are not");
+  if (own.high != own_high || own.low != own_low) changed("its structures and attributes are not");
   return manifest;
 }
 
@@ -185,8 +183,8 @@ void write_manifest(const std::string& data_path, const std::string& out) {
       for (const auto& place : places.pieces) {
         block.resize(place.bytes);
         file.read(place.offset, block.data(), block.size(), "a chunk");
-        const auto hash = XXH3_128bits(block.data(), block.size());
-        manifest.pieces_.push_back({place.offset, place.bytes, place.filter_mask, hash.high64, hash.low64});
+        const auto hash = digest(block.data(), block.size());
+        manifest.pieces_.push_back({place.offset, place.bytes, place.filter_mask, hash.high, hash.low});
       }
       datasets.push_back({{"name", info.name},
                           {"shape", info.shape},
@@ -198,7 +196,7 @@ void write_manifest(const std::string& data_path, const std::string& out) {
   }
   const auto gaps = find_gaps(file, manifest.pieces_);
   const auto own = hash_gaps(file, gaps);
-  const std::string json = Json{{"datasets", datasets}, {"own", {own.high64, own.low64}}}.dump();
+  const std::string json = Json{{"datasets", datasets}, {"own", {own.high, own.low}}}.dump();
 
   Head head{{}, 0, 0, file.size(), json.size(), gaps.size() * sizeof(Gap), manifest.pieces_.size() * sizeof(DataManifest::Piece)};
   std::memcpy(head.magic, magic, 8);
@@ -206,8 +204,8 @@ void write_manifest(const std::string& data_path, const std::string& out) {
   text += json;
   text.append(reinterpret_cast<const char*>(gaps.data()), head.gap_bytes);
   text.append(reinterpret_cast<const char*>(manifest.pieces_.data()), head.piece_bytes);
-  const auto hash = XXH3_128bits(text.data() + hashed_from, text.size() - hashed_from);
-  head.high = hash.high64, head.low = hash.low64;
+  const auto hash = digest(text.data() + hashed_from, text.size() - hashed_from);
+  head.high = hash.high, head.low = hash.low;
   std::memcpy(text.data(), &head, sizeof head);
   replace_text(out, text);
 }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/tensor.h"
+#include "io/raw_file.h"
 
 /// HDF5 files for the rest of io, behind the C library, which is included by io/hdf5*.cpp alone.
 ///
@@ -167,8 +168,8 @@ class File {
   static File open(const std::string& path);
   /// A new file, replacing one that is there.
   static File create(const std::string& path);
-  /// A new file in memory; image() are its bytes.
-  static File create_in_memory();
+  /// A new file in memory (RawFile::Mode::memory), which may go before it; image() are its bytes.
+  static File create_in(const RawFile& memory);
   /// A copy in memory of the file whose bytes these are.
   static File from_image(const std::string& bytes);
   /// The bytes of the whole file as it is now.

@@ -1,7 +1,6 @@
 // Files in memory, and virtual datasets: whole tensors whose values lie in the files of several ranks.
 
 #define H5_USE_110_API
-#include <fmt/format.h>
 #include <hdf5.h>
 
 #include <algorithm>
@@ -59,25 +58,28 @@ bool select(hid_t space, const Shape& shape, Sizes& at, std::int64_t begin, std:
 
 }  // namespace
 
-File File::create_in_memory() {
+namespace {
+/// A file in memory through the library's driver over C's streams: its usual one looks for the real path, and there is none.
+template <class Open>
+Handle open_memory(Open&& open) {
   Lock lock;
   Id access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
-  H5Pset_fapl_core(access.id, 1 << 16, false);
-  Handle file(H5Fcreate("in memory", H5F_ACC_TRUNC, H5P_DEFAULT, access.id), [](std::int64_t id) { return int(H5Fclose(id)); });
-  require(Exit::io, bool(file), "a file in memory could not be made");
-  return File(std::move(file), "a file in memory");
+  H5Pset_fapl_stdio(access.id);
+  Handle file(open(access.id), [](std::int64_t id) { return int(H5Fclose(id)); });
+  require(Exit::io, bool(file), "a file in memory could not be opened");
+  return file;
+}
+}  // namespace
+
+File File::create_in(const RawFile& memory) {
+  return {open_memory([&](hid_t access) { return H5Fcreate(memory.path().c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access); }),
+          "a file in memory"};
 }
 
 File File::from_image(const std::string& bytes) {
-  Lock lock;
-  Id access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
-  H5Pset_fapl_core(access.id, 1 << 16, false);
-  H5Pset_file_image(access.id, const_cast<char*>(bytes.data()), bytes.size());  // copied
-  // The library takes two open files of one name for the same one.
-  const std::string name = fmt::format("in memory at {}", static_cast<const void*>(bytes.data()));
-  Handle file(H5Fopen(name.c_str(), H5F_ACC_RDWR, access.id), [](std::int64_t id) { return int(H5Fclose(id)); });
-  require(Exit::io, bool(file), "a file in memory could not be opened");
-  return File(std::move(file), "a file in memory");
+  const RawFile memory("a file in memory", RawFile::Mode::memory);
+  memory.write(0, std::int64_t(bytes.size()), bytes.data());
+  return {open_memory([&](hid_t access) { return H5Fopen(memory.path().c_str(), H5F_ACC_RDWR, access); }), "a file in memory"};
 }
 
 std::string File::image() const {

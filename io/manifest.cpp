@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "io/checksum.h"
+#include "core/checksum.h"
 
 namespace lockstep::io {
 

@@ -8,7 +8,7 @@
 #include <fstream>
 #include <sstream>
 
-#include "io/checksum.h"
+#include "core/checksum.h"
 
 namespace lockstep::io {
 

@@ -13,7 +13,7 @@
 #include <cstring>
 #include <filesystem>
 
-#include "io/checksum.h"
+#include "core/checksum.h"
 #include "io/data_manifest.h"
 #include "io/places.h"
 #include "io/stream.h"

@@ -1,6 +1,7 @@
 #include "io/raw_file.h"
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -15,6 +16,12 @@
 namespace lockstep::io {
 
 RawFile::RawFile(std::string path, Mode mode) : path_(std::move(path)) {
+  if (mode == Mode::memory) {
+    file_ = ::memfd_create("lockstep", MFD_CLOEXEC);
+    if (file_ < 0) write_failed(path_, 0, errno);
+    path_ = "/proc/self/fd/" + std::to_string(file_);
+    return;
+  }
   file_ = ::open(path_.c_str(), (mode == Mode::read ? O_RDONLY : O_RDWR | O_CREAT | O_EXCL) | O_CLOEXEC, 0666);
   if (file_ < 0 && mode == Mode::create) write_failed(path_, 0, errno);
   require(Exit::bad_data, file_ >= 0, "{}: {}", path_, std::strerror(errno));

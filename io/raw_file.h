@@ -12,6 +12,7 @@ class RawFile {
   enum class Mode : std::uint8_t {
     read,    ///< failures are bad_data
     create,  ///< a new file for writing; failures are io, with the bytes needed and free when the disk is full
+    memory,  ///< a new file in memory, gone with the last who has it open. Its path() opens it again; the one given is for errors
   };
   RawFile(std::string path, Mode);
   ~RawFile();

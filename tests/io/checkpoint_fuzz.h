@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
-#include "io/checksum.h"
+#include "core/checksum.h"
 #include "tests/io/checkpoints.h"
 #include "tests/io/thread_group.h"
 

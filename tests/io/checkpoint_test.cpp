@@ -13,7 +13,7 @@
 #include <random>
 #include <thread>
 
-#include "io/checksum.h"
+#include "core/checksum.h"
 #include "io/hdf5.h"
 #include "kernels/memory.h"
 #include "tests/io/checkpoints.h"
@@ -504,6 +504,20 @@ TEST(Checkpoint, FullFileSystemLeavesTheOldOne) {
     EXPECT_EQ(find_checkpoint(mounted, *run.group)->step, 1) << left << " kB left";
   }
   EXPECT_EQ(find_checkpoint(mounted, *run.group)->step, 2);
+}
+
+TEST(FilesInMemory, SeveralAreOpenAtOnce) {
+  auto made = [] { return hdf5::File::create_in({"a file in memory", RawFile::Mode::memory}); };
+  auto a = made(), b = made();
+  a.set("", "name", std::string("a")), b.set("", "name", std::string("b"));
+  const std::string of_a = a.image(), of_b = b.image();
+  auto c = hdf5::File::from_image(of_a), d = hdf5::File::from_image(of_b), e = hdf5::File::from_image(of_a);
+  c.set("", "step", std::int64_t(3)), e.set("", "step", std::int64_t(5));
+  for (auto [file, name, step] : {std::tuple{&a, "a", 0.0}, {&b, "b", 0.0}, {&c, "a", 3.0}, {&d, "b", 0.0}, {&e, "a", 5.0}}) {
+    EXPECT_EQ(file->texts("", "name").value()[0], name);
+    EXPECT_EQ(file->numbers("", "step").value_or(std::vector{0.0})[0], step);
+  }
+  EXPECT_EQ(hdf5::File::from_image(e.image()).numbers("", "step").value()[0], 5);
 }
 
 TEST(Checkpoint, SurvivesKillsAtAnyMoment) {

@@ -1,10 +1,20 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 
-namespace lockstep::io {
+namespace lockstep {
+
+/// An XXH3-128.
+struct Digest {
+  std::uint64_t high = 0, low = 0;
+  bool operator==(const Digest&) const = default;
+  /// 32 hexadecimal digits.
+  std::string text() const;
+};
+Digest digest(const void* data, std::size_t bytes);
 
 /// XXH3-128 of bytes that come in pieces.
 class Checksum {
@@ -12,8 +22,8 @@ class Checksum {
   Checksum();
   ~Checksum();
   void add(const void* data, std::size_t bytes);
-  /// 32 hexadecimal digits.
-  std::string text() const;
+  Digest digest() const;
+  std::string text() const { return digest().text(); }
 
  private:
   struct State;
@@ -23,4 +33,4 @@ class Checksum {
 std::string checksum(const void* data, std::size_t bytes);
 std::string checksum(const std::string& bytes);
 
-}  // namespace lockstep::io
+}  // namespace lockstep
