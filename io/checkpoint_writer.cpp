@@ -17,6 +17,7 @@
 #include "io/checkpoint_files.h"
 #include "io/checkpoint_layout.h"
 #include "io/output.h"
+#include "io/pages.h"
 #include "io/raw_file.h"
 #include "kernels/memory.h"
 
@@ -105,10 +106,9 @@ struct CheckpointWriter::Parts {
 
   std::vector<Slice> slices;
   FileLayout layout;
-  Manifest plan;               // rank 0; pieces rank after rank
-  std::string view;            // rank 0: checkpoint.h5 without step and state
-  Memory memory;               // asynchronous
-  std::byte* image = nullptr;  // in it: this rank's file as it will be
+  Manifest plan;     // rank 0; pieces rank after rank
+  std::string view;  // rank 0: checkpoint.h5 without step and state
+  Memory image;      // asynchronous: this rank's file as it will be
 
   enum class Phase : std::uint8_t {
     idle,
@@ -138,49 +138,46 @@ struct CheckpointWriter::Parts {
   }
 
   void make_image() {
-    memory = host_memory(std::size_t(layout.bytes + RawFile::direct_alignment));
-    const auto past = std::int64_t(reinterpret_cast<std::uintptr_t>(memory.get()) % RawFile::direct_alignment);
-    image = memory.get() + (RawFile::direct_alignment - past) % RawFile::direct_alignment;
-    for (const auto& [at, bytes] : layout.rest) std::memcpy(image + at, bytes.data(), bytes.size());
+    image = untouched_memory(std::size_t(layout.bytes));     // large pages: the disk is told of fewer
+    std::memset(image.get(), 0, std::size_t(layout.bytes));  // touched now and not by the first checkpoint's step
+    for (const auto& [at, bytes] : layout.rest) std::memcpy(image.get() + at, bytes.data(), bytes.size());
   }
   void copy_slices() {
     for (std::size_t i = 0; i < slices.size(); ++i) {
       const View from = view_of(slices[i]);
-      kernels::copy(queue, {image + layout.offsets[i], from.size, from.dtype}, from);
+      kernels::copy(queue, {image.get() + layout.offsets[i], from.size, from.dtype}, from);
     }
     kernels::synchronize(queue);
   }
 
-  /// Writes this rank's file and returns the checksums of its blocks as JSON. In the thread, when there is one.
+  /// Writes this rank's file and returns the checksums of its blocks, one after another. In the thread, when there is one.
   std::string write_slices() const {
     RawFile file(temporary + "/" + rank_file_name(group.rank()), RawFile::Mode::create);
     file.reserve(layout.bytes);
-    const Json sums = image ? write_image(file) : write_views(file);
+    std::string sums = image ? write_image(file) : write_views(file);
     file.sync();
-    return sums.dump();
-  }
-
-  Json write_image(const RawFile& file) const {
-    Json sums = Json::array();
-    for (std::size_t i = 0; i < slices.size(); ++i) {
-      Json& of_slice = sums.emplace_back(Json::array());
-      const auto bytes = std::int64_t(view_of(slices[i]).bytes());
-      for (std::int64_t at = 0; at < bytes; at += block)
-        of_slice.push_back(checksum(image + layout.offsets[i] + at, std::size_t(std::min(block, bytes - at))));
-    }
-    file.write_directly(layout.bytes, image);
     return sums;
   }
 
-  Json write_views(const RawFile& file) const {
+  std::string write_image(const RawFile& file) const {
+    std::string sums;
+    for (std::size_t i = 0; i < slices.size(); ++i) {
+      const auto bytes = std::int64_t(view_of(slices[i]).bytes());
+      for (std::int64_t at = 0; at < bytes; at += block)
+        sums += checksum(image.get() + layout.offsets[i] + at, std::size_t(std::min(block, bytes - at)));
+    }
+    file.write_directly(layout.bytes, image.get());
+    return sums;
+  }
+
+  std::string write_views(const RawFile& file) const {
     Memory staging;
     if (queue.on_gpu) staging = host_memory(std::size_t(block));
     std::int64_t ahead = 0;
-    Json sums = Json::array();
+    std::string sums;
     for (std::size_t i = 0; i < slices.size(); ++i) {
       const View all = view_of(slices[i]);
       const std::int64_t run = block / std::int64_t(size_of(all.dtype));
-      Json& of_slice = sums.emplace_back(Json::array());
       for (std::int64_t first = 0; first < all.size; first += run) {
         View piece = all.slice(first, std::min(run, all.size - first));
         if (queue.on_gpu) {
@@ -189,7 +186,7 @@ struct CheckpointWriter::Parts {
           kernels::synchronize(queue);
           piece = host;
         }
-        of_slice.push_back(checksum(piece.data, piece.bytes()));
+        sums += checksum(piece.data, piece.bytes());
         const std::int64_t at = layout.offsets[i] + first * std::int64_t(size_of(all.dtype));
         file.write(at, std::int64_t(piece.bytes()), piece.data);
         if (const std::int64_t end = at + std::int64_t(piece.bytes()); end - ahead >= ahead_bytes) {
@@ -207,9 +204,11 @@ struct CheckpointWriter::Parts {
     TemporaryFolder made{temporary};
     Manifest manifest = plan;
     manifest.step = step, manifest.state = state;
-    auto piece = manifest.pieces.begin();
-    for (const auto& told : reports)
-      for (auto& sums : Json::parse(result(told))) (piece++)->xxh3 = sums.get<std::vector<std::string>>();
+    std::string sums;
+    for (const auto& told : reports) sums += result(told);
+    std::size_t at = 0;
+    for (auto& piece : manifest.pieces)
+      for (std::int64_t i = 0; i < manifest.blocks_of(piece); ++i, at += 32) piece.xxh3.push_back(sums.substr(at, 32));
     sort_pieces(manifest);
     const std::string shown = view_file_at(view, step, state);
     manifest.files.push_back({checkpoint_view_name, std::int64_t(shown.size()), checksum(shown)});

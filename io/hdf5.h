@@ -10,7 +10,10 @@
 #include <vector>
 
 #include "core/tensor.h"
-#include "io/raw_file.h"
+
+namespace lockstep::io {
+class RawFile;
+}
 
 /// HDF5 files for the rest of io, behind the C library, which is included by io/hdf5*.cpp alone.
 ///

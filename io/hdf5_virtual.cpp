@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "io/hdf5.h"
+#include "io/raw_file.h"
 #include "kernels/base/check.h"
 
 namespace lockstep::io::hdf5 {

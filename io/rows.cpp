@@ -1,7 +1,6 @@
 #include "io/rows.h"
 
 #include <fmt/format.h>
-#include <sys/mman.h>
 #include <sys/uio.h>
 
 #include <algorithm>
@@ -9,6 +8,8 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+
+#include "io/pages.h"
 
 namespace lockstep::io {
 namespace {
@@ -25,14 +26,6 @@ enum State : std::uint8_t { absent, filling, there };
 std::uint64_t next_id() {
   static std::atomic<std::uint64_t> last = 0;
   return ++last;
-}
-
-/// Memory that costs nothing until it is touched.
-Memory untouched_memory(std::size_t bytes) {
-  void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  require(Exit::io, at != MAP_FAILED, "out of host memory: {} MiB for a dataset", bytes >> 20);
-  madvise(at, bytes, MADV_HUGEPAGE);
-  return Memory(static_cast<std::byte*>(at), [bytes](std::byte* data) { munmap(data, bytes); });
 }
 
 }  // namespace

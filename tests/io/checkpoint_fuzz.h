@@ -98,7 +98,7 @@ inline Fuzzed fuzz_checkpoints(int n, unsigned seed) {
           if (!json.is_object()) break;
           if (random() % 2) {
             json.erase("xxh3");
-            const std::string sum = io::checksum(json.dump());
+            const std::string sum = checksum(json.dump());
             json["xxh3"] = sum;
           }
           files["manifest.json"] = json.dump(1);

@@ -15,6 +15,7 @@
 
 #include "core/checksum.h"
 #include "io/hdf5.h"
+#include "io/raw_file.h"
 #include "kernels/memory.h"
 #include "tests/io/checkpoints.h"
 #include "tests/io/thread_group.h"
