@@ -47,12 +47,13 @@ std::string state_json(const Config& c, const Session& session, std::int64_t ste
   ordered_json state = {{"step", step},          {"optimizer_steps", optimizer.steps()},
                         {"seconds", seconds},    {"ranks", session.size()},
                         {"model", c.model.kind}, {"choices", choices(c, session, data)}};
-  state["bucket_bytes"] = {{"head", buckets.head}, {"middle", buckets.middle}, {"tail", buckets.tail}};
+  if (session.size() > 1) state["bucket_bytes"] = {{"head", buckets.head}, {"middle", buckets.middle}, {"tail", buckets.tail}};
   return state.dump(1);
 }
 
 std::optional<parallel::BucketOptions> stored_buckets(const io::FoundCheckpoint& found, int ranks) {
   const ordered_json state = ordered_json::parse(found.state, nullptr, false);
+  if (ranks == 1) return {};  // a lone rank has no buckets
   if (!state.is_object() || !state.contains("ranks") || state["ranks"] != ranks || !state.contains("bucket_bytes")) return {};
   auto size = [&](const char* name) {
     const auto& sizes = state["bucket_bytes"];
