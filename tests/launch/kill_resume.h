@@ -49,6 +49,8 @@ class KillResumeTest : public ProgramTest {
       }
       EXPECT_EQ(hash(name), hash("straight")) << name << ", seed " << seed << "\n" << read(path("output." + name));
       if (HasFailure()) return told;
+      std::printf("run %d: the same weights, %d kills so far\n", told.runs, told.kills);
+      std::fflush(stdout);
       std::filesystem::remove_all(path("runs/" + name));
     }
     return told;
