@@ -118,6 +118,9 @@ Tensor embedding(Tape&, const Tensor& tokens, const Tensor& table, const Tensor&
 /// Sum over rows of the cross-entropy of logits (…, classes) against targets (i32): (1), f32. Divide by the step's global weight
 /// with the seed of Tape::backward, never by a lane's own count.
 Tensor cross_entropy(Tape&, const Tensor& logits, const Tensor& targets, kernels::CrossEntropyOptions = {});
+/// The same from logits that the caller gives away (a temporary, or std::move): their memory becomes that of their gradient where
+/// nobody else reads them, at once where the tape knows the upstream gradient, else in backward. The same bits.
+Tensor cross_entropy(Tape&, Tensor&& logits, const Tensor& targets, kernels::CrossEntropyOptions = {});
 /// Sum over elements of (x - target)²: (1), f32.
 Tensor squared_error(Tape&, const Tensor& x, const Tensor& target);
 /// Sum over elements of binary cross-entropy of logits against targets in [0, 1]: (1), f32.

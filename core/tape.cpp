@@ -72,6 +72,18 @@ void Tape::pass(const Tensor& x, const Tensor& y) {
     kernels::cast(queue(), view, y->gradient);
 }
 
+bool Tape::may_overwrite(const Tensor& x, int uses) const {
+  return options_.recording && x->wants_gradient && x->spare && x->pending_uses == uses && x->memory.use_count() == 1 &&
+         !x->gradient;
+}
+
+View Tape::overwrite(const Tensor& x) {
+  x->gradient_memory = std::move(x->memory);
+  x->gradient = x->value;
+  x->taken = true;
+  return x->gradient;
+}
+
 void Tape::mark(std::function<void()> action) {
   if (options_.recording) nodes_.push_back({{}, {}, [action = std::move(action)](Tape&) { action(); }});
 }
@@ -81,11 +93,32 @@ void Tape::finish_input(const Tensor& x) {
   options_.sink->ready(queue(), *x->parameter);
 }
 
+namespace {
+void check_loss(const Tape& t, const Tensor& loss) {
+  require(t.recording(), "backward: this tape does not record");
+  require(!loss->wants_gradient || loss.size() == 1, "backward: the loss has shape {}, not one element", to_text(loss.shape()));
+}
+}  // namespace
+
 void Tape::backward(const Tensor& loss, float seed) {
-  require(options_.recording, "backward: this tape does not record");
-  if (auto target = into(loss)) {
-    require(loss.size() == 1, "backward: the loss has shape {}, not one element", to_text(loss.shape()));
-    kernels::fill(queue(), target.view, seed);
+  check_loss(*this, loss);
+  if (auto target = into(loss)) kernels::fill(queue(), target.view, seed);
+  backward();
+}
+
+void Tape::backward(const Tensor& loss) {
+  const Tensor& upstream = options_.upstream;
+  if (!upstream) return backward(loss, 1);
+  check_loss(*this, loss);
+  require(upstream.size() == 1 && upstream.dtype() == DType::f32, "backward: the upstream gradient is one f32, not {} of {}",
+          to_text(upstream.shape()), name_of(upstream.dtype()));
+  if (loss->wants_gradient && !loss->gradient &&
+      upstream->memory) {  // shared, so that ops which used it ahead of time know it again
+    loss->gradient_memory = upstream->memory;
+    loss->gradient = upstream.view();
+    loss->has_gradient = true;
+  } else if (auto target = into(loss)) {
+    kernels::copy(queue(), target.view, upstream.view());
   }
   backward();
 }

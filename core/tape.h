@@ -32,7 +32,8 @@ class Tape {
     bool recording = true;  ///< false: inference, nothing is kept for backward
     RandomKey random = {};  ///< seed, step and lane; layers add their site
     GradientSink* sink = nullptr;
-    bool nested = false;  ///< plays inside another tape's backward: its end is not the end of a pass
+    Tensor upstream = {};  ///< one f32: the gradient that backward(loss) begins with, known ahead of it (core/README.md)
+    bool nested = false;   ///< plays inside another tape's backward: its end is not the end of a pass
   };
   Tape(Device& device, Options options) : device_(device), options_(options) {}
   explicit Tape(Device& device) : Tape(device, Options{}) {}
@@ -41,6 +42,7 @@ class Tape {
   const Queue& queue() const { return device_.queue(); }
   bool training() const { return options_.mode == Mode::train; }
   bool recording() const { return options_.recording; }
+  const Tensor& upstream() const { return options_.upstream; }
   /// The key of a random site: hash_name of the module's path.
   RandomKey random(std::uint32_t site) const;
 
@@ -68,6 +70,12 @@ class Tape {
   /// y's gradient as memory that the caller may overwrite.
   View exclusive_gradient(const Tensor& y);
 
+  /// Whether an op to which x was given away may write x's gradient over its value, because nobody else reads that. `uses`: of x
+  /// that the op has recorded, 0 while it computes and 1 in its backward.
+  bool may_overwrite(const Tensor& x, int uses) const;
+  /// x's memory becomes that of its gradient, and x can be read no more. The op sets has_gradient when its backward runs.
+  View overwrite(const Tensor& x);
+
   /// A tape for a piece of this one's work: same mode, random numbers and sink (ops::recompute).
   Tape nested(bool recording) const;
   /// Runs `action` when backward passes this point of the recording.
@@ -75,7 +83,9 @@ class Tape {
 
   /// Computes gradients of `loss` (one f32), seeded with `seed`: 1 / the step's global weight, so that sums over lanes and ranks
   /// are means. The tape is empty afterwards; what it saved is freed on the way.
-  void backward(const Tensor& loss, float seed = 1);
+  void backward(const Tensor& loss, float seed);
+  /// The same, seeded with Options::upstream, or with 1 where that is absent.
+  void backward(const Tensor& loss);
   /// As backward, from several outputs whose gradients have been written through into().
   void backward();
 

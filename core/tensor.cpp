@@ -32,6 +32,14 @@ Tensor::Tensor(Shape shape, View view, Memory owner) : body_(std::make_shared<Bo
   body_->shape = std::move(shape);
 }
 
+void Tensor::throw_taken() const {
+  throw Error(
+      "a tensor of shape " + to_text(shape()) +
+          " cannot be read: it was given away to a loss that turned it into its gradient; pass it without std::move, or read "
+          "it before",
+      Exit::usage);
+}
+
 Tensor Tensor::reshaped(Shape shape) const {
   require(count(shape) == size(), "reshape: {} cannot become {}", to_text(this->shape()), to_text(shape));
   return Tensor(std::move(shape), view(), body_->memory);

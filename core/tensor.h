@@ -30,7 +30,11 @@ class Tensor {
   Tensor(Shape, View, Memory owner = {});
 
   explicit operator bool() const { return bool(body_); }
-  const View& view() const { return body_->value; }
+  /// Throws when an op has taken the memory over (ops::cross_entropy).
+  const View& view() const {
+    if (body_->taken) throw_taken();
+    return body_->value;
+  }
   const Shape& shape() const { return body_->shape; }
   std::int64_t size() const { return body_->value.size; }
   DType dtype() const { return body_->value.dtype; }
@@ -50,6 +54,8 @@ class Tensor {
     View gradient;
     bool wants_gradient = false;  ///< set on parameters and on what is computed from them
     bool has_gradient = false;
+    bool spare = false;  ///< its maker's gradient does not read the value: a later op that alone does may overwrite it
+    bool taken = false;  ///< and has done so
     int pending_uses = 0;
     int contributions = 0;  ///< times into() was asked since the strategy began a lane: uses of a buffer
     Parameter* parameter = nullptr;
@@ -58,6 +64,7 @@ class Tensor {
   bool same(const Tensor& other) const { return body_ == other.body_; }
 
  private:
+  [[noreturn]] void throw_taken() const;
   std::shared_ptr<Body> body_;
 };
 

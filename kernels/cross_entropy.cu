@@ -10,6 +10,35 @@ HD float not_a_number() {
   return std::bit_cast<float>(0x7fc00000);
 }
 
+/// What a row's loss and gradient are made of.
+struct Row {
+  std::int32_t target;
+  std::int64_t columns;
+  CrossEntropyOptions options;
+
+  HD bool ignored() const { return target == options.ignore_index; }
+  HD bool out_of_range() const { return target < 0 || target >= columns; }
+
+  HD float loss(float log_total, float at_target, float sum) const {
+    if (ignored()) return 0;
+    if (out_of_range()) return not_a_number();
+    float smoothing = options.label_smoothing;
+    return log_total - (1 - smoothing) * at_target - smoothing * (sum / float(columns));
+  }
+
+  /// put(c, seed * (softmax(x)[c] - target[c])) for every column.
+  template <class Team, class T, class Put>
+  HD void gradient(Team team, const T* x, float log_total, float seed, Put put) const {
+    float factor = out_of_range() ? not_a_number() : seed;
+    float spread = options.label_smoothing / float(columns), peak = 1 - options.label_smoothing;
+    std::int32_t at = target;
+    team.each(columns, [&](std::int64_t c) {
+      float wanted = std::int32_t(c) == at ? peak + spread : spread;
+      put(c, factor * (math::exp(float(x[c]) - log_total) - wanted));
+    });
+  }
+};
+
 template <class T>
 struct Forward {
   float* row_loss;
@@ -20,22 +49,14 @@ struct Forward {
   CrossEntropyOptions options;
 
   template <class Team>
-  HD void operator()(Team team, std::int64_t row) const {
-    const T* x = logits + row * columns;
-    float most = team.max(columns, [&](std::int64_t c) { return float(x[c]); });
-    float total = team.sum(columns, [&](std::int64_t c) { return math::exp(float(x[c]) - most); });
-    float log_total = most + math::log(total);
-    float smoothing = options.label_smoothing;
-    float sum = smoothing > 0 ? team.sum(columns, [&](std::int64_t c) { return float(x[c]); }) : 0.f;
+  HD void operator()(Team team, std::int64_t r) const {
+    const T* x = logits + r * columns;
+    float log_total = team.log_sum_exp(columns, [&](std::int64_t c) { return float(x[c]); });
+    float sum = options.label_smoothing > 0 ? team.sum(columns, [&](std::int64_t c) { return float(x[c]); }) : 0.f;
     if (!team.first()) return;
-    log_sum[row] = log_total;
-    std::int32_t target = targets[row];
-    if (target == options.ignore_index)
-      row_loss[row] = 0;
-    else if (target < 0 || target >= columns)
-      row_loss[row] = not_a_number();
-    else
-      row_loss[row] = log_total - (1 - smoothing) * float(x[target]) - smoothing * (sum / float(columns));
+    Row row{targets[r], columns, options};
+    log_sum[r] = log_total;
+    row_loss[r] = row.loss(log_total, row.out_of_range() ? 0.f : float(x[row.target]), sum);
   }
 };
 
@@ -50,30 +71,59 @@ struct Backward {
   CrossEntropyOptions options;
 
   template <class Team>
-  HD void operator()(Team team, std::int64_t row) const {
-    const T* x = logits + row * columns;
-    T* dx = dlogits + row * columns;
-    std::int32_t target = targets[row];
-    if (target == options.ignore_index) {
+  HD void operator()(Team team, std::int64_t r) const {
+    const T* x = logits + r * columns;
+    T* dx = dlogits + r * columns;
+    Row row{targets[r], columns, options};
+    if (row.ignored()) {
       if (!accumulate) team.each(columns, [&](std::int64_t c) { dx[c] = T(0.f); });
       return;
     }
-    float factor = target < 0 || target >= columns ? not_a_number() : seed[0];
-    float from = log_sum[row];
-    float spread = options.label_smoothing / float(columns), peak = 1 - options.label_smoothing;
-    team.each(columns, [&](std::int64_t c) {
-      float wanted = std::int32_t(c) == target ? peak + spread : spread;
-      float d = factor * (math::exp(float(x[c]) - from) - wanted);
-      dx[c] = T(accumulate ? float(dx[c]) + d : d);
-    });
+    row.gradient(team, x, log_sum[r], seed[0], [&](std::int64_t c, float d) { dx[c] = T(accumulate ? float(dx[c]) + d : d); });
   }
 };
 
-std::int64_t rows_of(const char* op, View logits, View targets, View log_sum, std::int64_t columns) {
+template <class T>
+struct InPlace {
+  float* row_loss;
+  T* logits;
+  const float* seed;
+  const std::int32_t* targets;
+  std::int64_t columns;
+  CrossEntropyOptions options;
+
+  template <class Team>
+  HD void operator()(Team team, std::int64_t r) const {
+    T* x = logits + r * columns;
+    Row row{targets[r], columns, options};
+    // Every member reads it before the sums, behind which the first of them overwrites it.
+    float at_target = row.out_of_range() ? 0.f : float(x[row.target]);
+    float log_total = team.log_sum_exp(columns, [&](std::int64_t c) { return float(x[c]); });
+    float sum = options.label_smoothing > 0 ? team.sum(columns, [&](std::int64_t c) { return float(x[c]); }) : 0.f;
+    if (team.first()) row_loss[r] = row.loss(log_total, at_target, sum);
+    if (row.ignored())
+      team.each(columns, [&](std::int64_t c) { x[c] = T(0.f); });
+    else
+      row.gradient(team, x, log_total, seed[0], [&](std::int64_t c, float d) { x[c] = T(d); });
+  }
+};
+
+template <class T>
+struct Reseed {
+  T* dlogits;
+  const float* seed;
+  const float* used;
+  HD void operator()(std::int64_t i) const {
+    float factor = used[0] == 0 ? 0.f : seed[0] / used[0];
+    dlogits[i] = T(float(dlogits[i]) * factor);
+  }
+};
+
+std::int64_t rows_of(const char* op, View logits, View targets, View of_rows, std::int64_t columns) {
   require(columns > 0 && logits.size % columns == 0, "{}: {} logits in rows of {}", op, logits.size, columns);
   std::int64_t rows = logits.size / columns;
-  require(targets.size == rows && log_sum.size == rows, "{}: {} rows of logits, {} targets, {} log sums", op, rows, targets.size,
-          log_sum.size);
+  require(targets.size == rows && of_rows.size == rows, "{}: {} rows of logits, {} targets, {} values of rows", op, rows,
+          targets.size, of_rows.size);
   return rows;
 }
 
@@ -102,6 +152,24 @@ void cross_entropy_backward(const Queue& q, View dlogits, View seed, View logits
                                            targets.as<std::int32_t>(), columns, options});
     };
     write == Write::accumulate ? run.template operator()<true>() : run.template operator()<false>();
+  });
+}
+
+void cross_entropy_in_place(const Queue& q, View row_loss, View logits, View seed, View targets, std::int64_t columns,
+                            CrossEntropyOptions options) {
+  std::int64_t rows = rows_of("cross_entropy_in_place", logits, targets, row_loss, columns);
+  require(seed.size == 1, "cross_entropy_in_place: {} seeds", seed.size);
+  visit_float(logits.dtype, [&]<class T>() {
+    for_each_row(
+        q, rows, columns,
+        InPlace<T>{row_loss.as<float>(), logits.as<T>(), seed.as<float>(), targets.as<std::int32_t>(), columns, options});
+  });
+}
+
+void cross_entropy_reseed(const Queue& q, View dlogits, View seed, View used) {
+  require(seed.size == 1 && used.size == 1, "cross_entropy_reseed: {} and {} seeds", seed.size, used.size);
+  visit_float(dlogits.dtype, [&]<class T>() {
+    for_each(q, dlogits.size, Reseed<T>{dlogits.as<T>(), seed.as<float>(), used.as<float>()});
   });
 }
 

@@ -30,7 +30,7 @@ Evaluation evaluate(const Session& session, const nn::Model& model, const io::Da
   while (auto batch = pass.next()) {
     Tape tape(device, {.mode = Mode::evaluate, .recording = false});
     Tensor predicted = model.forward(tape, batch->inputs);
-    Tensor loss = batch_loss(tape, predicted, *batch, 0);
+    Tensor loss = batch_loss(tape, Tensor(predicted), *batch, 0);
     Sums sums{double(download(device.queue(), loss)[0]), batch->weight, 0, double(batch->inputs.dim(0))};
     if (classifies) sums.correct = double(ops::count_correct(tape, predicted, batch->targets));
     mine.push_back(sums);

@@ -173,9 +173,9 @@ optim::Schedule build_schedule(const Config& c, std::int64_t steps) {
           .decay_share = float(c.schedule.decay_share)};
 }
 
-Tensor batch_loss(Tape& tape, const Tensor& predicted, const io::Batch& batch, float label_smoothing) {
+Tensor batch_loss(Tape& tape, Tensor&& predicted, const io::Batch& batch, float label_smoothing) {
   if (batch.targets.dtype() == DType::i32)
-    return ops::cross_entropy(tape, predicted, batch.targets, {.label_smoothing = label_smoothing});
+    return ops::cross_entropy(tape, std::move(predicted), batch.targets, {.label_smoothing = label_smoothing});
   return ops::squared_error(tape, predicted, batch.targets);
 }
 

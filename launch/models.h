@@ -28,7 +28,7 @@ std::unique_ptr<optim::Optimizer> build_optimizer(const Config&, ParameterSet&, 
 optim::Schedule build_schedule(const Config&, std::int64_t steps);
 
 /// Sum of losses over the rows of a batch: cross-entropy for classes and tokens, squared error for values. Ignored targets add
-/// nothing.
-Tensor batch_loss(Tape&, const Tensor& predicted, const io::Batch&, float label_smoothing);
+/// nothing. `predicted` is given away, as ops::cross_entropy says.
+Tensor batch_loss(Tape&, Tensor&& predicted, const io::Batch&, float label_smoothing);
 
 }  // namespace lockstep::launch

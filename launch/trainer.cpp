@@ -77,6 +77,7 @@ class Trainer {
             choose_update(config_.train.communicate ? config_.train.update : "whole", session_, *strategy_,
                           [this] { return build_optimizer(config_, parameters_, strategy_->flat(), strategy_->gradients()); })),
         optimizer_(std::move(update_.optimizer)),
+        upstream_(session_.device(), {1}),
         timeline_(session_.rank()) {
     parameters_.initialise(std::uint64_t(config_.run.seed));
     folder_ = open_run_folder(config_.run, resume, session_.group());
@@ -156,6 +157,7 @@ class Trainer {
     const double rows = double(loader_->stream().total(step_ - 1));
     weight_ = data_.train->info().ignores ? counted_targets() : rows * targets_per_row_;
     interval_.rows += rows;
+    kernels::fill(queue, upstream_.view(), weight_ > 0 ? float(1 / weight_) : 0.f);
     strategy_->begin_step();
     for (int lane = 0; lane < strategy_->lanes().count; ++lane) losses.push_back(run_lane(lane));
     strategy_->finish_step();
@@ -218,14 +220,15 @@ class Trainer {
             "the loader gave a lane of weight {}, not {}, in a step of weight {}", batch.weight, due, weight_);
     double begun = now();
     RandomKey key{std::uint64_t(config_.run.seed), std::uint64_t(step_), std::uint32_t(global_lane), 0};
-    Tape tape(session_.device(), {.mode = Mode::train, .recording = true, .random = key, .sink = strategy_.get()});
+    Tape tape(session_.device(),
+              {.mode = Mode::train, .recording = true, .random = key, .sink = strategy_.get(), .upstream = upstream_});
     strategy_->begin_lane(lane);
     if (!batch.inputs) return tape.backward(), Tensor();
     Tensor predicted = model_->forward(tape, batch.inputs);
-    Tensor loss = batch_loss(tape, predicted, batch, float(config_.train.label_smoothing));
+    Tensor loss = batch_loss(tape, std::move(predicted), batch, float(config_.train.label_smoothing));
     if (traces()) kernels::synchronize(tape.queue());
     double forwarded = now();
-    tape.backward(loss, weight_ > 0 ? float(1 / weight_) : 0.f);
+    tape.backward(loss);
     if (traces()) {
       kernels::synchronize(tape.queue());
       timeline_.add(Timeline::Track::compute, "data", asked, begun);
@@ -494,6 +497,7 @@ class Trainer {
   std::unique_ptr<parallel::DataParallel> strategy_;
   Update update_;
   std::unique_ptr<optim::Optimizer> optimizer_;
+  Tensor upstream_;  // 1 / the step's global weight
   optim::Schedule schedule_;
   std::optional<io::Loader> loader_;
   std::optional<io::CheckpointWriter> checkpoints_;

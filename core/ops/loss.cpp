@@ -29,17 +29,46 @@ Tensor embedding(Tape& t, const Tensor& tokens, const Tensor& table, const Tenso
   });
 }
 
-Tensor cross_entropy(Tape& t, const Tensor& logits, const Tensor& targets, kernels::CrossEntropyOptions options) {
+namespace {
+
+/// `given_away`: the caller reads the logits no more.
+Tensor row_losses(Tape& t, const Tensor& logits, const Tensor& targets, kernels::CrossEntropyOptions options, bool given_away) {
   std::int64_t classes = logits.dim(-1), rows = logits.rows();
   require(targets.size() == rows, "cross_entropy: logits {} and targets {}", to_text(logits.shape()), to_text(targets.shape()));
-  Tensor row_loss = t.make({rows}, DType::f32), log_sum = t.make({rows}, DType::f32), y = t.make({1}, DType::f32);
+  const Tensor& upstream = t.upstream();
+  Tensor row_loss = t.make({rows}, DType::f32), y = t.make({1}, DType::f32);
+  if (upstream && given_away && t.may_overwrite(logits, 0)) {
+    View d = logits.view();
+    kernels::cross_entropy_in_place(t.queue(), row_loss.view(), d, upstream.view(), targets.view(), classes, options);
+    kernels::sum_all(t.queue(), y.view(), row_loss.view(), Write::overwrite);
+    t.record(y, {logits}, [=](Tape& t) {
+      logits->has_gradient = true;
+      // A loss that was scaled on its way to backward.
+      if (View dy = t.gradient(y); dy.data != upstream.view().data)
+        kernels::cross_entropy_reseed(t.queue(), d, dy, upstream.view());
+    });
+    t.overwrite(logits);
+    return y;
+  }
+  Tensor log_sum = t.make({rows}, DType::f32);
   kernels::cross_entropy(t.queue(), row_loss.view(), log_sum.view(), logits.view(), targets.view(), classes, options);
   kernels::sum_all(t.queue(), y.view(), row_loss.view(), Write::overwrite);
   return t.record(y, {logits}, [=](Tape& t) {
+    View x = logits.view();
+    if (given_away && t.may_overwrite(logits, 1)) t.overwrite(logits);
     auto [dx, write] = t.into(logits);
-    kernels::cross_entropy_backward(t.queue(), dx, t.gradient(y), logits.view(), log_sum.view(), targets.view(), classes, options,
-                                    write);
+    kernels::cross_entropy_backward(t.queue(), dx, t.gradient(y), x, log_sum.view(), targets.view(), classes, options, write);
   });
+}
+
+}  // namespace
+
+Tensor cross_entropy(Tape& t, const Tensor& logits, const Tensor& targets, kernels::CrossEntropyOptions options) {
+  return row_losses(t, logits, targets, options, false);
+}
+Tensor cross_entropy(Tape& t, Tensor&& logits, const Tensor& targets, kernels::CrossEntropyOptions options) {
+  Tensor mine = std::move(logits);
+  return row_losses(t, mine, targets, options, true);
 }
 
 namespace {

@@ -13,6 +13,7 @@ Tensor matmul(Tape& t, const Tensor& a, const Tensor& b) {
   Shape shape = a.shape();
   shape.back() = n;
   Tensor y = t.make(shape, a.dtype());
+  y->spare = true;
   kernels::matmul(t.queue(), y.view(), a.view(), b.view(), m, n, k, {.batch = batch});
   return t.record(y, {a, b}, [=](Tape& t) {
     View dy = t.gradient(y);
@@ -64,6 +65,7 @@ void linear_backward(Tape& t, const LinearSizes& s, View dy, const Tensor& x, co
 Tensor linear(Tape& t, const Tensor& x, const Tensor& w, const Tensor& bias, std::optional<Unary> activation) {
   LinearSizes s("linear", x, w, bias);
   Tensor y = t.make(with_last(x.shape(), s.n), x.dtype());
+  y->spare = !activation;
   // The gradient of the activation reads what came before it; inference does not keep it.
   Tensor before = activation && t.recording() ? t.make(y.shape(), x.dtype()) : Tensor();
   kernels::matmul(

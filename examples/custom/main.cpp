@@ -12,6 +12,7 @@
 #include "core/optim/adamw.h"
 #include "core/optim/schedule.h"
 #include "io/loader.h"
+#include "kernels/memory.h"
 #include "launch/session.h"
 #include "parallel/data_parallel.h"
 
@@ -82,16 +83,19 @@ void train(launch::Session& session) {
   Spirals points(8192, 1);
   auto [first, count] = ranks.lanes();
   io::Loader loader(points, device, {.lanes = lanes, .first_lane = first, .lane_count = count, .rows_per_lane = rows, .seed = 1});
+  Tensor mean(device, {1});  // what backward begins with: gradients are those of a mean over the global batch
+  kernels::fill(device.queue(), mean.view(), 1.f / (lanes * rows));
   for (int step = 0; step < steps; ++step) {
     double sum = 0;
     ranks.begin_step();
     for (int lane = 0; lane < count; ++lane) {
       ranks.begin_lane(lane);
       io::Batch batch = loader.next_lane();
-      Tape tape(device,
-                {.random = {.seed = 1, .step = std::uint64_t(step), .lane = std::uint32_t(first + lane)}, .sink = &ranks});
+      Tape tape(device, {.random = {.seed = 1, .step = std::uint64_t(step), .lane = std::uint32_t(first + lane)},
+                         .sink = &ranks,
+                         .upstream = mean});
       Tensor loss = ops::cross_entropy(tape, network.forward(tape, batch.inputs), batch.targets);  // a sum over rows
-      tape.backward(loss, 1.f / (lanes * rows));                                                   // a mean over the global batch
+      tape.backward(loss);
       sum += download(device.queue(), loss)[0];
     }
     ranks.finish_step();

@@ -13,6 +13,7 @@
 //   team.sums<K>(n, f)           K sums at once: f(c) is a Sums<K>
 //   team.sum_f64(n, f)           as sum, in double; strictly in order on the CPU
 //   team.max(n, f)               largest f(c), in every member; NaN is passed over
+//   team.log_sum_exp(n, f)       log of the sum of exp(f(c)), in every member
 //   team.first_where(n, f)       the first c for which f(c), or n
 //   team.sum_down(n, k, f, g)    g(c, f(0, c) + f(1, c) + … + f(k - 1, c)) for every column, added in this order
 //   team.first()                 true in one member: for results of the whole row
@@ -25,6 +26,7 @@
 #include <cmath>
 #include <vector>
 
+#include "kernels/base/math.h"
 #include "kernels/base/queue.h"
 #include "kernels/base/view.h"
 #if defined(__CUDACC__)
@@ -86,6 +88,11 @@ struct SerialTeam {
     return most;
   }
   template <class F>
+  HD float log_sum_exp(std::int64_t n, F f) const {
+    float most = max(n, f);
+    return most + math::log(sum(n, [&](std::int64_t c) { return math::exp(f(c) - most); }));
+  }
+  template <class F>
   HD std::int64_t first_where(std::int64_t n, F f) const {
     for (std::int64_t c = 0; c < n; ++c)
       if (f(c)) return c;
@@ -140,6 +147,23 @@ struct BlockTeam {
     float v = -INFINITY;
     for (std::int64_t c = threadIdx.x; c < n; c += blockDim.x) v = fmaxf(v, f(c));
     return reduce(v, -INFINITY, [](float a, float b) { return fmaxf(a, b); });
+  }
+  /// In one pass over the row: what was summed before a larger value came is scaled down (Milakov & Gimelshein 2018).
+  template <class F>
+  __device__ float log_sum_exp(std::int64_t n, F f) const {
+    float most = -INFINITY, total = 0;
+    for (std::int64_t c = threadIdx.x; c < n; c += blockDim.x) {
+      float v = f(c);
+      if (v > most) {
+        total *= math::exp(most - v);
+        most = v;
+      }
+      if (most > -INFINITY || v != v) total += math::exp(v - most);
+    }
+    auto larger = [](float a, float b) { return fmaxf(a, b); };
+    float largest = reduce(most, -INFINITY, larger);
+    if (most < largest) total *= math::exp(most - largest);
+    return largest + math::log(reduce(total, 0.f, [](float a, float b) { return a + b; }));
   }
   template <class F>
   __device__ std::int64_t first_where(std::int64_t n, F f) const {

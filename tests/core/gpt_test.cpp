@@ -42,14 +42,19 @@ TEST(Gpt, LogitsAndGradientsAreThoseOfPyTorch) {
   auto golden = test::read_golden("gpt").at(0);
   for (auto& device : test::devices())
     for (DType dtype : {DType::f32, DType::bf16})
-      for (bool recompute : {false, true}) {
+      for (int way = 0; way < 4; ++way) {
+        const bool recompute = way & 1, upstream = way & 2;  // without, logits are kept; with, they become their gradient
         Loaded gpt(*device, dtype, recompute, golden);
-        Tape t(*device);
+        const float mean = 1.f / float(golden.number("batch") * golden.number("length"));
+        Tape t(*device, {.upstream = upstream ? test::make_tensor(*device, {1}, {mean}) : Tensor()});
         Tensor logits = gpt.model.forward(t, tokens_of(*device, golden, 0, 0));
         double tolerance = dtype == DType::f32 ? 1e-5 : 2e-2;
         EXPECT_LT(test::relative_norm(download(device->queue(), logits), golden["logits"].values), tolerance);
-        Tensor loss = ops::cross_entropy(t, logits, tokens_of(*device, golden, 0, 1));
-        t.backward(loss, 1.f / float(golden.number("batch") * golden.number("length")));
+        Tensor targets = tokens_of(*device, golden, 0, 1);
+        if (upstream)
+          t.backward(ops::cross_entropy(t, std::move(logits), targets));
+        else
+          t.backward(ops::cross_entropy(t, logits, targets), mean);
         if (dtype == DType::bf16) continue;  // bf16 activations move single small gradients by more than a norm can say
         for (auto& p : gpt.set.all())
           EXPECT_LT(test::relative_norm(gpt.placed.gradient(p->name), golden["gradient." + p->name].values), 2e-5) << p->name;

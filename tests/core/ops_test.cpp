@@ -176,6 +176,98 @@ TEST(Ops, FeedForwardIsTwoLinearLayers) {
         }
 }
 
+/// Gradients of a linear layer under cross-entropy, and the bytes that the arena held at most.
+struct Classified {
+  std::vector<float> loss, dx, dw;
+  std::size_t peak;
+};
+enum class Logits { kept, given, given_to_known_upstream, given_then_scaled };
+Classified classify(Device& device, DType dtype, Logits way, kernels::CrossEntropyOptions options) {
+  const std::int64_t rows = 64, in = 16, classes = 1000;
+  Tensor x = make_tensor(device, {rows, in}, random_values(rows * in, 1), dtype);
+  Tensor w = make_tensor(device, {classes, in}, random_values(classes * in, 2), dtype);
+  x->wants_gradient = w->wants_gradient = true;
+  Tensor targets = indices(device, {rows}, classes), mean = make_tensor(device, {1}, {0.01f});
+  device.arena().reset_peak();
+  Tensor loss;
+  {
+    Tape t(device, {.upstream = way >= Logits::given_to_known_upstream ? mean : Tensor()});
+    if (way == Logits::kept) {
+      Tensor logits = ops::linear(t, x, w);
+      loss = ops::cross_entropy(t, logits, targets, options);
+    } else {
+      loss = ops::cross_entropy(t, ops::linear(t, x, w), targets, options);
+    }
+    if (way == Logits::given_then_scaled)
+      t.backward(ops::scale(t, loss, 2));
+    else if (way == Logits::given_to_known_upstream)
+      t.backward(loss);
+    else
+      t.backward(loss, 0.01f);
+  }
+  auto of = [&](const Tensor& a) { return download(device.queue(), Tensor(a.shape(), a->gradient)); };
+  return {download(device.queue(), loss), of(x), of(w), device.arena().peak_bytes()};
+}
+
+// Logits that are given away need no second memory, and give the same gradients.
+TEST(Ops, LogitsBecomeTheirGradient) {
+  for (auto& device : test::devices())
+    for (DType dtype : {DType::f32, DType::bf16})
+      for (kernels::CrossEntropyOptions options :
+           {kernels::CrossEntropyOptions{}, kernels::CrossEntropyOptions{.ignore_index = 3, .label_smoothing = 0.1f}}) {
+        SCOPED_TRACE(device->name() + " " + name_of(dtype));
+        auto kept = classify(*device, dtype, Logits::kept, options);
+        for (Logits way : {Logits::given, Logits::given_to_known_upstream, Logits::given_then_scaled}) {
+          auto given = classify(*device, dtype, way, options);
+          const std::size_t logits = 64 * 1000 * size_of(dtype);
+          EXPECT_LE(given.peak + logits, kept.peak + 2048) << int(way);
+          if (way == Logits::given_then_scaled) {
+            for (auto* all : {&kept.dx, &kept.dw})
+              for (float& v : *all) v *= 2;
+          }
+          const bool same = device->kind() == DeviceKind::cpu && way != Logits::given_then_scaled;
+          for (auto [a, b] : {std::pair{given.loss, kept.loss}, {given.dx, kept.dx}, {given.dw, kept.dw}}) {
+            if (same) EXPECT_EQ(a, b);
+            EXPECT_LT(test::relative_norm(a, b), dtype == DType::f32 ? 1e-6 : 1e-2) << int(way);
+          }
+        }
+      }
+}
+
+TEST(Ops, LogitsThatOthersReadAreKept) {
+  for (auto& device : test::devices()) {
+    Tensor x = make_tensor(*device, {4, 6}, random_values(24, 1)), w = make_tensor(*device, {5, 6}, random_values(30, 2));
+    Tensor targets = indices(*device, {4}, 5), one = make_tensor(*device, {1}, {1});
+    w->wants_gradient = true;
+    auto error = [&](auto loss) { return directional_error(*device, {w}, loss, 1e-2f, {.upstream = one}); };
+    // Another op's gradient reads them: one recorded before, one after, the maker itself.
+    EXPECT_LT(error([&](Tape& t) {
+                Tensor y = ops::linear(t, x, w), z = ops::sum(t, ops::tanh(t, y)), square = ops::sum(t, ops::multiply(t, y, y));
+                return ops::add(t, ops::add(t, ops::cross_entropy(t, std::move(y), targets), z), square);
+              }),
+              1e-3);
+    EXPECT_LT(error([&](Tape& t) { return ops::cross_entropy(t, ops::linear(t, x, w, {}, Unary::tanh), targets); }), 1e-3);
+    EXPECT_LT(error([&](Tape& t) { return ops::cross_entropy(t, ops::tanh(t, ops::linear(t, x, w)), targets); }), 1e-3);
+    // So does whoever holds the same memory under another name.
+    Tape t(*device, {.upstream = one});
+    Tensor y = ops::linear(t, x, w), alias = ops::detach(y);
+    auto before = download(device->queue(), alias);
+    t.backward(ops::cross_entropy(t, std::move(y), targets));
+    EXPECT_EQ(download(device->queue(), alias), before);
+    // A handle that was kept cannot read what is no longer there.
+    Tape u(*device, {.upstream = one});
+    Tensor logits = ops::linear(u, x, w), copy = logits;
+    Tensor loss = ops::cross_entropy(u, std::move(logits), targets);
+    EXPECT_THROW(copy.view(), Error);
+    EXPECT_THROW(ops::softmax(u, copy), Error);
+    // Inference and evaluation keep them.
+    Tape quiet(*device, {.recording = false, .upstream = one});
+    Tensor shown = ops::linear(quiet, x, w), held = shown;
+    ops::cross_entropy(quiet, std::move(shown), targets);
+    EXPECT_EQ(download(device->queue(), held), before);
+  }
+}
+
 TEST(Ops, ModelsOfImagesHaveRightGradients) {
   Device device;
   Tensor images = make_tensor(device, {4, 12, 12, 2}, random_values(4 * 12 * 12 * 2, 1));

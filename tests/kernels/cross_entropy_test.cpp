@@ -47,6 +47,48 @@ TEST(CrossEntropy, Golden) {
   });
 }
 
+// One pass in place gives what two give: on the CPU to the last bit, labels that are smoothed, ignored or out of range included.
+TEST(CrossEntropy, InPlaceIsForwardAndBackward) {
+  for_each_device([](Device& device, DType dtype) {
+    const Queue& q = device.queue();
+    for (std::int64_t columns : {1, 5, 77, 1000, 33333})
+      for (float smoothing : {0.f, 0.1f}) {
+        SCOPED_TRACE(device.name() + " " + name_of(dtype) + " " + std::to_string(columns));
+        CrossEntropyOptions options{.ignore_index = -7, .label_smoothing = smoothing};
+        auto last = std::int32_t(columns - 1);
+        Tensor targets = make_indices(device, {6}, {0, last, -7, last / 2, last + 1, -1});
+        auto values = random_values(6 * columns, 5, 3);
+        values[std::size_t(columns) + std::size_t(columns) / 3] = -INFINITY;  // a mask
+        Tensor logits = make_tensor(device, {6, columns}, values, dtype), dx = poisoned(device, {6, columns}, dtype);
+        Forward f = run(device, logits, targets, options);
+        run_backward(device, dx.view(), 0.37f, logits, f, targets, options, Write::overwrite);
+        Tensor loss = poisoned(device, {6}), seed = make_tensor(device, {1}, {0.37f});
+        kernels::cross_entropy_in_place(q, loss.view(), logits.view(), seed.view(), targets.view(), columns, options);
+        auto finite = [&](const Tensor& x, std::int64_t each) {  // of the rows with a target in range
+          auto all = download(q, x);
+          for (std::size_t i = 4 * std::size_t(each); i < all.size(); ++i) EXPECT_TRUE(std::isnan(all[i])) << i;
+          return std::vector<float>(all.begin(), all.begin() + 4 * each);
+        };
+        auto one = finite(logits, columns), two = finite(dx, columns), l = finite(loss, 1), m = finite(f.loss, 1);
+        if (device.kind() == DeviceKind::cpu) {
+          EXPECT_EQ(one, two);
+          EXPECT_EQ(l, m);
+        } else {
+          EXPECT_LT(relative_norm(one, two), dtype == DType::f32 ? 1e-5 : 1e-2);
+          EXPECT_LT(relative_norm(l, m), 1e-5);
+        }
+        // Another seed afterwards.
+        Tensor other = make_tensor(device, {1}, {-0.74f}), zero = make_tensor(device, {1}, {0.f});
+        Tensor rows = Tensor({4, columns}, logits.view().slice(0, 4 * columns));
+        for (float& v : two) v *= -2;
+        kernels::cross_entropy_reseed(q, rows.view(), other.view(), seed.view());
+        expect_close(device, rows, two, dtype, "reseeded");
+        kernels::cross_entropy_reseed(q, rows.view(), other.view(), zero.view());
+        EXPECT_EQ(download(q, rows), std::vector<float>(std::size_t(4 * columns), 0.f));
+      }
+  });
+}
+
 TEST(CrossEntropy, Derivatives) {
   for (auto& device : devices())
     for (float smoothing : {0.f, 0.2f}) {
@@ -110,6 +152,8 @@ TEST(CrossEntropy, NoRowsAndWrongSizes) {
   for_each_device([](Device& device, DType dtype) {
     View nothing{nullptr, 0, dtype}, none{nullptr, 0, DType::f32}, no_targets{nullptr, 0, DType::i32};
     kernels::cross_entropy(device.queue(), none, none, nothing, no_targets, 7, {});
+    Tensor seed = make_tensor(device, {1}, {1});
+    kernels::cross_entropy_in_place(device.queue(), none, nothing, seed.view(), no_targets, 7, {});
     Tensor logits(device, {2, 3}, dtype), targets = make_indices(device, {3}, {0, 0, 0}), loss(device, {2});
     EXPECT_THROW(kernels::cross_entropy(device.queue(), loss.view(), loss.view(), logits.view(), targets.view(), 3, {}), Error);
   });
@@ -127,6 +171,10 @@ TEST(CrossEntropy, ThreadsDoNotMatter) {
           Forward f = run(device, logits, targets, {});
           run_backward(device, dx.view(), 0.5f, logits, f, targets, {}, Write::overwrite);
           auto all = download(device.queue(), f.loss), gradient = download(device.queue(), dx);
+          Tensor again = make_tensor(device, {300, 77}, random_values(300 * 77, 1), dtype),
+                 seed = make_tensor(device, {1}, {0.5f});
+          kernels::cross_entropy_in_place(device.queue(), f.loss.view(), again.view(), seed.view(), targets.view(), 77, {});
+          EXPECT_EQ(download(device.queue(), again), gradient);
           all.insert(all.end(), gradient.begin(), gradient.end());
           return all;
         },
