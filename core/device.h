@@ -34,6 +34,8 @@ class Device {
   DeviceKind kind() const { return kind_; }
   const Queue& queue() const { return queue_; }
   Arena& arena() { return *arena_; }
+  /// While set, work given to the queue of a CPU is kept there and not done; null: it is done again.
+  void record(Recording* recording) { queue_.recording = recording; }
   /// "cpu" or the GPU's name.
   const std::string& name() const { return name_; }
 

@@ -88,8 +88,13 @@ Opened open(int index) {
   }
   opened.memory = {.allocate =
                        [](std::size_t bytes) {
+                         // A step that is being captured may need more than those before it, and asking is no part of it.
+                         cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+                         (void)cudaThreadExchangeStreamCaptureMode(&mode);
                          void* data = nullptr;
-                         if (cudaMalloc(&data, bytes) == cudaSuccess) return static_cast<std::byte*>(data);
+                         const cudaError_t status = cudaMalloc(&data, bytes);
+                         (void)cudaThreadExchangeStreamCaptureMode(&mode);
+                         if (status == cudaSuccess) return static_cast<std::byte*>(data);
                          (void)cudaGetLastError();  // the arena reports what is full; the error is not to stick
                          return static_cast<std::byte*>(nullptr);
                        },
@@ -108,6 +113,37 @@ void close(Queue& queue) noexcept {
   queue.cuda.reset();
   if (queue.stream) (void)cudaStreamDestroy(queue.stream);
   queue.stream = nullptr;
+}
+
+void begin_capture(const Queue& queue) {
+  check(cudaStreamBeginCapture(queue.stream, cudaStreamCaptureModeThreadLocal));
+}
+
+Graph end_capture(const Queue& queue) {
+  cudaGraph_t recorded = nullptr;
+  check(cudaStreamEndCapture(queue.stream, &recorded));
+  require(Exit::internal, recorded != nullptr, "capture: CUDA ended it early");
+  cudaGraphExec_t ready = nullptr;
+  cudaError_t status = cudaGraphInstantiate(&ready, recorded, 0);
+  (void)cudaGraphDestroy(recorded);  // what was made of it holds all it needs
+  check(status);
+  Graph graph(ready, [](void* exec) { (void)cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(exec)); });
+  check(cudaGraphUpload(ready, queue.stream));
+  return graph;
+}
+
+void abandon_capture(const Queue& queue) noexcept {
+  cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
+  if (cudaStreamIsCapturing(queue.stream, &capturing) == cudaSuccess && capturing != cudaStreamCaptureStatusNone) {
+    cudaGraph_t recorded = nullptr;
+    (void)cudaStreamEndCapture(queue.stream, &recorded);
+    if (recorded) (void)cudaGraphDestroy(recorded);
+  }
+  (void)cudaGetLastError();  // whoever failed has told; it is not to stick
+}
+
+void launch(const Queue& queue, const Graph& graph) {
+  check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph.get()), queue.stream));
 }
 
 }  // namespace lockstep::cuda

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -22,5 +23,15 @@ struct Opened {
 };
 Opened open(int index);
 void close(Queue&) noexcept;
+
+/// Work put into the queue's stream (and streams that wait for it) by this thread is recorded, not run, until end_capture gives
+/// it as a graph. Only this thread is held to what a capture allows; others go on as they are.
+void begin_capture(const Queue&);
+using Graph = std::shared_ptr<void>;
+Graph end_capture(const Queue&);
+/// After a failure: the stream is as before, nothing was run.
+void abandon_capture(const Queue&) noexcept;
+/// Puts the graph's work into the queue.
+void launch(const Queue&, const Graph&);
 
 }  // namespace lockstep::cuda

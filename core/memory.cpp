@@ -15,6 +15,13 @@ struct Arena::Pool {
   std::mutex mutex;                                  // loader threads give memory back too
   std::map<std::size_t, std::set<std::byte*>> free;  // lowest address first: equal sequences get equal addresses
   std::map<std::string, std::size_t> adopted;        // bytes by owner
+  struct Kept {
+    std::size_t bytes;
+    bool idle;  // not handed out
+  };
+  std::map<std::byte*, Kept> noted;                       // handed out since begin_keeping
+  std::map<std::byte*, std::map<std::byte*, Kept>> kept;  // by what end_keeping gave: its blocks
+  bool keeping = false;
   std::size_t live = 0, peak = 0, reserved = 0;
   bool closed = false;
 
@@ -26,7 +33,11 @@ struct Arena::Pool {
       if (bytes > 0) table += "\n" + std::string(mib.size() < 10 ? 10 - mib.size() : 0, ' ') + mib + " MiB  " + owner;
     };
     line(live, "tensors and optimizer state in use");
-    line(reserved - live, "kept for tensors of other sizes");
+    std::size_t captured = 0;
+    for (auto& [owner, blocks] : kept)
+      for (auto& [data, block] : blocks) captured += block.idle ? block.bytes : 0;
+    line(captured, "kept for a captured step");
+    line(reserved - live - captured, "kept for tensors of other sizes");
     Capacity capacity = source.capacity ? source.capacity() : Capacity{};
     for (auto& [owner, bytes] : adopted) capacity.owners.emplace_back(owner, bytes);
     for (auto& [owner, bytes] : capacity.owners) {
@@ -43,10 +54,24 @@ struct Arena::Pool {
   void give_back(std::byte* data, std::size_t bytes) {
     std::lock_guard lock(mutex);
     live -= bytes;
+    for (auto& [owner, blocks] : kept)
+      if (auto found = blocks.find(data); found != blocks.end()) {
+        found->second.idle = true;
+        return;
+      }
+    take_back(data, bytes);
+  }
+  void take_back(std::byte* data, std::size_t bytes) {
     if (closed)
       source.release(data);
     else
       free[bytes].insert(data);
+  }
+  void end_keeping(std::byte* owner) {
+    std::lock_guard lock(mutex);
+    auto blocks = kept.extract(owner);
+    for (auto& [data, block] : blocks.mapped())
+      if (block.idle) take_back(data, block.bytes);
   }
   void release_unused() {
     for (auto& [bytes, blocks] : free)
@@ -102,10 +127,31 @@ Memory Arena::allocate(std::size_t bytes) {
           bytes >> 20, pool_->owners());
       pool_->reserved += bytes;
     }
+    if (pool_->keeping) pool_->noted[data] = {bytes, false};
     pool_->live += bytes;
     pool_->peak = std::max(pool_->peak, pool_->live);
   }
   return Memory(data, [pool = pool_, bytes](std::byte* p) { pool->give_back(p, bytes); });
+}
+
+void Arena::begin_keeping() {
+  std::lock_guard lock(pool_->mutex);
+  require(!pool_->keeping, "begin_keeping: one capture at a time");
+  pool_->keeping = true;
+  pool_->noted.clear();
+}
+
+Memory Arena::end_keeping() {
+  Memory name(new std::byte, [pool = pool_](std::byte* owner) {
+    pool->end_keeping(owner);
+    delete owner;
+  });
+  std::lock_guard lock(pool_->mutex);
+  auto& blocks = pool_->kept[name.get()] = std::move(pool_->noted);
+  pool_->noted.clear();
+  pool_->keeping = false;
+  for (auto& [data, block] : blocks) block.idle = pool_->free[block.bytes].erase(data) > 0;
+  return name;
 }
 
 Memory Arena::adopt(const std::string& owner, Memory memory, std::size_t bytes) {

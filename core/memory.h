@@ -36,6 +36,12 @@ class Arena {
 
   /// At least `bytes` bytes, aligned to 256. Throws when the device has no more, with the table of owners.
   Memory allocate(std::size_t bytes);
+  /// From here on it is remembered which blocks are handed out…
+  void begin_keeping();
+  /// …until here. While the result lives, they are handed out to nobody once they have come back: a captured step writes to them
+  /// whenever it is replayed.
+  Memory end_keeping();
+
   /// The same memory, which came from elsewhere and lies on this device, under its owner's name in that table while it lives.
   Memory adopt(const std::string& owner, Memory memory, std::size_t bytes);
   /// Who owns what, a line each, in MiB.

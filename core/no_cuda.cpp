@@ -16,5 +16,13 @@ Opened open(int) {
   throw Error("device cuda was asked for, but this program was built without CUDA: build the preset \"cuda\"", Exit::usage);
 }
 void close(Queue&) noexcept {}
+void begin_capture(const Queue&) {
+  throw Error(problem(), Exit::usage);
+}
+Graph end_capture(const Queue&) {
+  return {};
+}
+void abandon_capture(const Queue&) noexcept {}
+void launch(const Queue&, const Graph&) {}
 
 }  // namespace lockstep::cuda

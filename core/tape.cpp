@@ -8,6 +8,11 @@
 
 namespace lockstep {
 
+Tape::~Tape() {
+  for (auto& node : nodes_)
+    for (auto& x : node.inputs) --x->pending_uses;
+}
+
 Tape Tape::nested(bool recording) const {
   Options options = options_;
   options.recording = recording;

@@ -37,6 +37,10 @@ class Tape {
   };
   Tape(Device& device, Options options) : device_(device), options_(options) {}
   explicit Tape(Device& device) : Tape(device, Options{}) {}
+  /// Uses that were recorded and never played back count no more.
+  ~Tape();
+  Tape(const Tape&) = delete;
+  Tape& operator=(const Tape&) = delete;
 
   Device& device() const { return device_; }
   const Queue& queue() const { return device_.queue(); }

@@ -25,19 +25,24 @@ AttentionShape checked(const AttentionShape& s, View y, View log_sum, View qkv) 
 }  // namespace
 
 void attention(const Queue& q, const AttentionShape& shape, View y, View log_sum, View qkv, RandomKey key) {
+  if (q.recording) return q.recording->add([=](const Queue& then) { attention(then, shape, y, log_sum, qkv, key); });
   AttentionShape s = checked(shape, y, log_sum, qkv);
   if (y.size == 0) return;
+  if (!q.on_gpu) key = key.settled();
   q.on_gpu ? cuda::attention(q, s, y, log_sum, qkv, key) : cpu::attention(q, s, y, log_sum, qkv, key);
 }
 
 void attention_backward(const Queue& q, const AttentionShape& shape, View dqkv, View dy, View y, View log_sum, View qkv,
                         RandomKey key, View scratch) {
+  if (q.recording)
+    return q.recording->add([=](const Queue& then) { attention_backward(then, shape, dqkv, dy, y, log_sum, qkv, key, scratch); });
   AttentionShape s = checked(shape, y, log_sum, qkv);
   require(dqkv.size == qkv.size && dqkv.dtype == qkv.dtype, "attention_backward: dqkv must look like qkv");
   require(dy.size == y.size && dy.dtype == y.dtype, "attention_backward: dy must look like y");
   require(scratch.bytes() >= attention_scratch(s), "attention_backward: {} bytes of scratch, not {}", scratch.bytes(),
           attention_scratch(s));
   if (y.size == 0) return;
+  if (!q.on_gpu) key = key.settled();
   q.on_gpu ? cuda::attention_backward(q, s, dqkv, dy, y, log_sum, qkv, key, scratch)
            : cpu::attention_backward(q, s, dqkv, dy, y, log_sum, qkv, key, scratch);
 }

@@ -66,7 +66,7 @@ struct Problem {
   __device__ float dropped(int64_t head, int64_t query, int64_t key_row) const {
     if (s.dropout == 0) return 1;
     auto element = std::uint64_t((head * s.length + query) * s.length + key_row);
-    return to_uniform(random_word(key, element)) < s.dropout ? 0.f : 1 / (1 - s.dropout);
+    return to_uniform(random_word(key.settled(), element)) < s.dropout ? 0.f : 1 / (1 - s.dropout);
   }
 };
 

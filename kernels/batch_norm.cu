@@ -238,6 +238,8 @@ void visit_flag(bool flag, F&& f) {
 
 void batch_norm(const Queue& q, View y, View mean, View variance, View x, View w, View b, int64_t channels, float epsilon,
                 bool relu) {
+  if (q.recording)
+    return q.recording->add([=](const Queue& then) { batch_norm(then, y, mean, variance, x, w, b, channels, epsilon, relu); });
   const int64_t rows = checked_rows("batch_norm", y, x, w, mean, variance, channels);
   require(rows > 0, "batch_norm: no rows to take statistics of");
   require(b.size == channels, "batch_norm: the shift needs {} elements", channels);
@@ -255,6 +257,9 @@ void batch_norm(const Queue& q, View y, View mean, View variance, View x, View w
 
 void batch_norm_inference(const Queue& q, View y, View x, View w, View b, View mean, View variance, int64_t channels,
                           float epsilon, bool relu) {
+  if (q.recording)
+    return q.recording->add(
+        [=](const Queue& then) { batch_norm_inference(then, y, x, w, b, mean, variance, channels, epsilon, relu); });
   const int64_t rows = checked_rows("batch_norm_inference", y, x, w, mean, variance, channels);
   require(b.size == channels, "batch_norm_inference: the shift needs {} elements", channels);
   visit_float(x.dtype, [&]<class T>() {
@@ -268,6 +273,10 @@ void batch_norm_inference(const Queue& q, View y, View x, View w, View b, View m
 
 void batch_norm_backward(const Queue& q, View dx, View dw, View db, View dy, View x, View y, View w, View mean, View variance,
                          int64_t channels, float epsilon, bool relu, Write write_x, Write write_w, Write write_b) {
+  if (q.recording)
+    return q.recording->add([=](const Queue& then) {
+      batch_norm_backward(then, dx, dw, db, dy, x, y, w, mean, variance, channels, epsilon, relu, write_x, write_w, write_b);
+    });
   const int64_t rows = checked_rows("batch_norm_backward", dy, x, w, mean, variance, channels);
   require(!dx || (dx.size == x.size && dx.dtype == x.dtype), "batch_norm_backward: dx must look like x");
   require((!dw || dw.size == channels) && (!db || db.size == channels), "batch_norm_backward: dw and db need {} elements",

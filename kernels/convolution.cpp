@@ -31,6 +31,7 @@ bool checked(const char* op, const ConvolutionShape& s, View x, View w, View y) 
 }  // namespace
 
 void convolution(const Queue& q, const ConvolutionShape& s, View y, View x, View w, View bias) {
+  if (q.recording) return q.recording->add([=](const Queue& then) { convolution(then, s, y, x, w, bias); });
   if (!checked("convolution", s, x, w, y)) return;
   require(w.dtype == x.dtype, "convolution: x is {}, w is {}", name_of(x.dtype), name_of(w.dtype));
   require(!bias || (bias.size == s.out && bias.dtype == x.dtype), "convolution: the bias must hold {} {}", s.out,
@@ -39,12 +40,14 @@ void convolution(const Queue& q, const ConvolutionShape& s, View y, View x, View
 }
 
 void convolution_backward_data(const Queue& q, const ConvolutionShape& s, View dx, View dy, View w, Write write) {
+  if (q.recording) return q.recording->add([=](const Queue& then) { convolution_backward_data(then, s, dx, dy, w, write); });
   if (!checked("convolution_backward_data", s, dx, w, dy)) return;
   require(w.dtype == dx.dtype, "convolution_backward_data: dx is {}, w is {}", name_of(dx.dtype), name_of(w.dtype));
   q.on_gpu ? cuda::convolution_backward_data(q, s, dx, dy, w, write) : cpu::convolution_backward_data(q, s, dx, dy, w, write);
 }
 
 void convolution_backward_weights(const Queue& q, const ConvolutionShape& s, View dw, View dy, View x, Write write) {
+  if (q.recording) return q.recording->add([=](const Queue& then) { convolution_backward_weights(then, s, dw, dy, x, write); });
   if (!checked("convolution_backward_weights", s, x, dw, dy)) {
     if (write == Write::overwrite) fill(q, dw, 0);
     return;

@@ -22,6 +22,7 @@ void matmul_of_nothing(const Queue& q, View y, const MatmulOptions& o) {
 }  // namespace
 
 void matmul(const Queue& q, View y, View a, View b, std::int64_t m, std::int64_t n, std::int64_t k, const MatmulOptions& o) {
+  if (q.recording) return q.recording->add([=](const Queue& then) { matmul(then, y, a, b, m, n, k, o); });
   require(m >= 0 && n >= 0 && k >= 0 && o.batch >= 0, "matmul: sizes {} x {} x {}, batch {}", m, n, k, o.batch);
   require(a.size == o.batch * m * k, "matmul: a has {} elements, not {} x {} x {}", a.size, o.batch, m, k);
   require(b.size == o.batch * k * n, "matmul: b has {} elements, not {} x {} x {}", b.size, o.batch, k, n);

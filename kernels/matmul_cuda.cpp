@@ -1,3 +1,8 @@
+#include <algorithm>
+#include <cstring>
+#include <utility>
+#include <vector>
+
 #include "kernels/binary.h"
 #include "kernels/memory.h"
 #include "kernels/reduce.h"
@@ -72,8 +77,114 @@ void set_pointers(ProductPlan& plan, const Product& p) {
   if (p.before) set(plan.operation, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, p.before.data);
 }
 
-/// The plan with cuBLASLt's first choice of algorithm, or nothing when it has none for this product.
-std::optional<ProductPlan> make_plan(CudaLibraries& libraries, const Product& p) {
+void launch(const Queue& q, ProductPlan& plan, const cublasLtMatmulAlgo_t& algorithm, const Product& p) {
+  CudaLibraries& libraries = *q.cuda;
+  set_pointers(plan, p);
+  const float alpha = 1, beta = p.write == Write::accumulate ? 1 : 0;
+  check(cublasLtMatmul(libraries.cublas(), &plan.operation, &alpha, p.b.data, &plan.b, p.a.data, &plan.a, &beta, p.y.data,
+                       &plan.y, p.y.data, &plan.y, &algorithm,
+                       libraries.library_memory.at_least(CudaLibraries::product_workspace), CudaLibraries::product_workspace,
+                       q.stream));
+}
+
+/// Operands of a product for timing: several sets of random numbers, more than a cache holds, so that each run finds its operands
+/// in memory as it does in a step. Power, and with it the clock, depends on the numbers: zeros would be too kind.
+class Rehearsal {
+ public:
+  Rehearsal(const Queue& q, const Product& p) {
+    const View* parts[] = {&p.a, &p.b, &p.y, &p.bias, &p.before};
+    std::size_t bytes = 0;
+    for (const View* part : parts) bytes += padded(*part);
+    sets_ = std::clamp<std::size_t>(cached / bytes + 2, 2, 32);
+    if (cudaMalloc(&memory_, sets_ * bytes) != cudaSuccess) {
+      (void)cudaGetLastError();  // no room to time in: the caller goes on without
+      memory_ = nullptr;
+      return;
+    }
+    char* at = static_cast<char*>(memory_);
+    auto place = [&](View& part, std::uint32_t lane) {
+      if (!part) return;
+      part.data = std::exchange(at, at + padded(part));
+      normal(q, part, 0, 1, {.seed = 1, .lane = lane, .site = std::uint32_t(operands_.size())});
+    };
+    for (std::size_t i = 0; i < sets_; ++i) {
+      Product& set = operands_.emplace_back(p);
+      place(set.a, 0), place(set.b, 1), place(set.y, 2), place(set.bias, 3), place(set.before, 4);
+    }
+  }
+  ~Rehearsal() { (void)cudaFree(memory_); }
+  Rehearsal(const Rehearsal&) = delete;
+  Rehearsal& operator=(const Rehearsal&) = delete;
+
+  explicit operator bool() const { return memory_ != nullptr; }
+  const Product& next() { return operands_[turn_++ % sets_]; }
+
+ private:
+  static constexpr std::size_t cached = std::size_t(128) << 20;  // twice the largest L2
+  static std::size_t padded(const View& v) { return v ? (v.bytes() + 255) / 256 * 256 : 0; }
+
+  void* memory_ = nullptr;
+  std::size_t sets_ = 0, turn_ = 0;
+  std::vector<Product> operands_;
+};
+
+/// Two events around some work.
+class Stopwatch {
+ public:
+  Stopwatch() {
+    check(cudaEventCreate(&begin_));
+    check(cudaEventCreate(&end_));
+  }
+  ~Stopwatch() {
+    (void)cudaEventDestroy(begin_);
+    (void)cudaEventDestroy(end_);
+  }
+  Stopwatch(const Stopwatch&) = delete;
+  Stopwatch& operator=(const Stopwatch&) = delete;
+  /// Milliseconds.
+  template <class Work>
+  double time(cudaStream_t stream, Work work) {
+    float took = 0;
+    check(cudaEventRecord(begin_, stream));
+    work();
+    check(cudaEventRecord(end_, stream));
+    check(cudaEventSynchronize(end_));
+    check(cudaEventElapsedTime(&took, begin_, end_));
+    return double(took);
+  }
+
+ private:
+  cudaEvent_t begin_ = nullptr, end_ = nullptr;
+};
+
+/// The fastest of the algorithms. The addresses of real operands are aligned as those of a rehearsal are, or less: the algorithms
+/// were asked for with the real alignment.
+cublasLtMatmulAlgo_t search(const Queue& q, ProductPlan& plan, const Product& p,
+                            const std::vector<cublasLtMatmulHeuristicResult_t>& offers) {
+  Rehearsal rehearsal(q, p);
+  if (!rehearsal || offers.size() < 2) return offers[0].algo;
+  Stopwatch watch;
+  constexpr int repeats = 3;
+  auto run = [&](std::size_t i) {
+    for (int k = 0; k < repeats; ++k) launch(q, plan, offers[i].algo, rehearsal.next());
+  };
+  for (std::size_t i = 0; i < offers.size(); ++i) run(i);  // the first run of each loads its kernel
+  return offers[fastest(offers.size(), [&](std::size_t i) { return watch.time(q.stream, [&] { run(i); }); })].algo;
+}
+
+static_assert(sizeof(ProductChoices::Algorithm) == sizeof(cublasLtMatmulAlgo_t));
+
+/// Whether the library takes an algorithm that was chosen earlier.
+bool accepts(CudaLibraries& libraries, ProductPlan& plan, const cublasLtMatmulAlgo_t& algorithm) {
+  cublasLtMatmulHeuristicResult_t result;
+  return cublasLtMatmulAlgoCheck(libraries.cublas(), &plan.operation, &plan.b, &plan.a, &plan.y, &plan.y, &algorithm, &result) ==
+             CUBLAS_STATUS_SUCCESS &&
+         result.workspaceSize <= CudaLibraries::product_workspace;
+}
+
+/// The plan with the algorithm that was chosen for this product, or is now; or nothing when cuBLASLt has none for it.
+std::optional<ProductPlan> make_plan(const Queue& q, const PlanKey& key, const Product& p) {
+  CudaLibraries& libraries = *q.cuda;
   ProductPlan plan;
   bool tf32 = libraries.tf32 && p.a.dtype == DType::f32;
   check(cublasLtMatmulDescInit(&plan.operation, tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F, CUDA_R_32F));
@@ -89,6 +200,15 @@ std::optional<ProductPlan> make_plan(CudaLibraries& libraries, const Product& p)
   describe(plan.b, p.b.dtype, p.batch, p.transpose_b ? p.n : p.k, p.transpose_b ? p.k : p.n);
   describe(plan.y, p.y.dtype, p.batch, p.m, p.n);
 
+  if (const auto* chosen = libraries.choices.find(key)) {
+    std::memcpy(&plan.algorithm, chosen, sizeof plan.algorithm);
+    require(Exit::bad_data, accepts(libraries, plan, plan.algorithm),
+            "matmul: cuBLASLt does not take the algorithm that was chosen for {} x {} x {} by another version of it, or on "
+            "another GPU: use train.products = \"first\", or start anew",
+            p.m, p.n, p.k);
+    return plan;
+  }
+
   cublasLtMatmulPreferenceOpaque_t preference;
   check(cublasLtMatmulPreferenceInit(&preference));
   set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::uint64_t(CudaLibraries::product_workspace));
@@ -100,29 +220,33 @@ std::optional<ProductPlan> make_plan(CudaLibraries& libraries, const Product& p)
   set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, y_alignment);
   set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, y_alignment);
 
-  cublasLtMatmulHeuristicResult_t result;
+  std::vector<cublasLtMatmulHeuristicResult_t> offers(libraries.search ? 32 : 1);
   int found = 0;
   cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(libraries.cublas(), &plan.operation, &plan.b, &plan.a, &plan.y, &plan.y,
-                                                         &preference, 1, &result, &found);
+                                                         &preference, int(offers.size()), offers.data(), &found);
   if (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE) return {};
   check(status);
-  if (found == 0 || result.state != CUBLAS_STATUS_SUCCESS) return {};
-  plan.algorithm = result.algo;
+  offers.resize(std::size_t(found));
+  std::erase_if(offers, [](auto& offer) { return offer.state != CUBLAS_STATUS_SUCCESS; });
+  if (offers.empty()) return {};
+  if (!libraries.search) {
+    plan.algorithm = offers[0].algo;
+    return plan;
+  }
+  plan.algorithm = search(q, plan, p, offers);
+  ProductChoices::Algorithm chosen;
+  std::memcpy(&chosen, &plan.algorithm, sizeof chosen);
+  libraries.choices.add(key, chosen);
   return plan;
 }
 
 /// Runs the product; false when cuBLASLt has no algorithm for it.
 bool run(const Queue& q, const Product& p) {
   CudaLibraries& libraries = *q.cuda;
-  std::optional<ProductPlan>& plan = libraries.products.get(key_of(p, libraries.tf32), [&] { return make_plan(libraries, p); });
-  if (!plan) return false;
-  set_pointers(*plan, p);
-  const float alpha = 1, beta = p.write == Write::accumulate ? 1 : 0;
-  check(cublasLtMatmul(libraries.cublas(), &plan->operation, &alpha, p.b.data, &plan->b, p.a.data, &plan->a, &beta, p.y.data,
-                       &plan->y, p.y.data, &plan->y, &plan->algorithm,
-                       libraries.library_memory.at_least(CudaLibraries::product_workspace), CudaLibraries::product_workspace,
-                       q.stream));
-  return true;
+  const PlanKey key = key_of(p, libraries.tf32);
+  std::optional<ProductPlan>& plan = libraries.products.get(key, [&] { return make_plan(q, key, p); });
+  if (plan) launch(q, *plan, plan->algorithm, p);
+  return bool(plan);
 }
 
 /// The same product with another epilogue.
@@ -199,6 +323,16 @@ void matmul(const Queue& q, View y, View a, View b, int64_t m, int64_t n, int64_
   linear(q, p, bias);
   unary(q, *o.activation, result, before);
   if (adds) add(q, y, y, result);
+}
+
+void search_products(const Queue& q, bool search) {
+  q.cuda->search = search;
+}
+ProductChoices& product_choices(const Queue& q) {
+  return q.cuda->choices;
+}
+std::string product_library() {
+  return "cuBLASLt " + std::to_string(cublasLtGetVersion());
 }
 
 }  // namespace lockstep::kernels::cuda

@@ -74,6 +74,14 @@ struct Add {
   HD void operator()(std::int64_t i) const { y[i] = To(float(a[i]) + float(b[i])); }
 };
 
+/// A few words that travel as the arguments of a launch.
+struct Words {
+  static constexpr std::size_t most = 16;
+  void* y;
+  std::uint32_t words[most];
+  HD void operator()(std::int64_t i) const { static_cast<std::uint32_t*>(y)[i] = words[i]; }
+};
+
 template <class T>
 struct Uniform {
   T* y;
@@ -148,6 +156,20 @@ void add(const Queue& q, View y, View a, View b) {
   });
 }
 
+void store(const Queue& q, View y, std::span<const float> values) {
+  require(y.dtype == DType::f32 && y.size == std::int64_t(values.size()) && values.size() <= Words::most,
+          "store: {} numbers into {} of {}; at most {} travel with a launch", values.size(), y.size, name_of(y.dtype),
+          Words::most);
+  Words words{y.data, {}};
+  if (!values.empty()) std::memcpy(words.words, values.data(), values.size_bytes());
+  for_each(q, y.size, words);
+}
+
+void store(const Queue& q, View y, std::int32_t value) {
+  require(y.dtype == DType::i32 && y.size == 1, "store: one number into {} of {}", y.size, name_of(y.dtype));
+  for_each(q, 1, Words{y.data, {std::uint32_t(value)}});
+}
+
 void uniform(const Queue& q, View y, float low, float high, RandomKey key) {
   visit_float(y.dtype, [&]<class T>() { for_each_group(q, 0, y.size, Uniform<T>{y.as<T>(), low, high - low, key}); });
 }
@@ -159,6 +181,7 @@ void normal(const Queue& q, View y, float mean, float deviation, RandomKey key) 
 void copy(const Queue& q, View to, View from) {
   require(to.bytes() == from.bytes(), "copy: {} bytes into {}", from.bytes(), to.bytes());
   if (to.data == from.data || from.bytes() == 0) return;
+  if (q.recording) return q.recording->add([=](const Queue& then) { copy(then, to, from); });
   if (q.on_gpu) return cuda::copy(q, to, from);
   constexpr std::size_t block = std::size_t(1) << 18;
   std::int64_t blocks = std::int64_t((from.bytes() + block - 1) / block);
@@ -171,6 +194,7 @@ void copy(const Queue& q, View to, View from) {
 }
 
 void synchronize(const Queue& q) {
+  require(!q.recording, "a step that is being captured cannot wait for its own work: read its results after it");
   if (q.on_gpu) cuda::synchronize(q);
 }
 

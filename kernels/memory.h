@@ -1,5 +1,7 @@
 #pragma once
 
+#include <span>
+
 #include "kernels/base/queue.h"
 #include "kernels/base/random.h"
 #include "kernels/base/view.h"
@@ -10,6 +12,9 @@ namespace lockstep::kernels {
 void cast(const Queue&, View y, View x);
 /// y[i] = value.
 void fill(const Queue&, View y, float value);
+/// y = a few f32 (at most 16) or one i32 of the host, which travel with the launch: the host never waits, and need not keep them.
+void store(const Queue&, View y, std::span<const float> values);
+void store(const Queue&, View y, std::int32_t value);
 /// y (+)= x * factor. y may be x.
 void scale(const Queue&, View y, View x, float factor, Write = Write::overwrite);
 /// y = a + b rounded to y's dtype: one node of a reduction tree. y may be a or b.

@@ -46,6 +46,15 @@ float* workspace(const Queue&, std::int64_t) {
 void matmul(const Queue&, View, View, View, std::int64_t, std::int64_t, std::int64_t, const MatmulOptions&) {
   absent();
 }
+void search_products(const Queue&, bool) {
+  absent();
+}
+ProductChoices& product_choices(const Queue&) {
+  absent();
+}
+std::string product_library() {
+  absent();
+}
 void convolution(const Queue&, const ConvolutionShape&, View, View, View, View) {
   absent();
 }

@@ -150,6 +150,10 @@ void norm(const Queue& q, Norm kind, View y, View s, View mean, View rstd, View 
 
 void norm_backward(const Queue& q, Norm kind, View dx, View dw, View db, View dy, View x, View w, View mean, View rstd,
                    std::int64_t columns, Write write_x, Write write_w, Write write_b) {
+  if (q.recording)
+    return q.recording->add([=](const Queue& then) {
+      norm_backward(then, kind, dx, dw, db, dy, x, w, mean, rstd, columns, write_x, write_w, write_b);
+    });
   require(columns > 0 && x.size % columns == 0 && dy.size == x.size, "norm_backward: {} elements of x, {} of dy, {} columns",
           x.size, dy.size, columns);
   std::int64_t rows = x.size / columns;

@@ -167,6 +167,7 @@ void sum_rows(const Queue& q, View y, View x, std::int64_t columns, Write write)
 }
 
 void sum_all(const Queue& q, View y, View x, Write write) {
+  if (q.recording) return q.recording->add([=](const Queue& then) { sum_all(then, y, x, write); });
   require(y.size == 1, "sum_all: {} results", y.size);
   float* out = y.as<float>();
   visit_float(x.dtype, [&]<class T>() {

@@ -1,41 +1,37 @@
 #include "kernels/update.h"
 
+#include <algorithm>
+#include <utility>
+#include <vector>
+
 #include "kernels/base/launch.h"
+#include "kernels/memory.h"
 
 namespace lockstep::kernels {
 namespace {
 
-// Every update runs over blocks of norm_block elements counted from the first element of a piece (a Segment or a Span). Pieces
-// travel by value, as many as fit into the parameters of a CUDA kernel.
-template <class Piece>
-struct Table {
-  static constexpr int capacity = 64;
-  Piece pieces[capacity];
-  std::int64_t first_block[capacity + 1];  ///< of each piece; then the number of blocks
-  int count;
+/// Work on the blocks of a table.
+template <class Piece, class Body>
+struct InPieces {
+  PieceTable<Piece> table;
+  Body body;
 
   /// The piece that holds a block.
   HD int find(std::int64_t block) const {
-    int low = 0, high = count - 1;
+    int low = 0, high = table.count - 1;
     while (low < high) {
       int middle = (low + high) / 2;
-      if (block < first_block[middle + 1])
+      if (block < table.first_block[middle + 1])
         high = middle;
       else
         low = middle + 1;
     }
     return low;
   }
-};
-
-template <class Piece, class Body>
-struct InPieces {
-  Table<Piece> table;
-  Body body;
   template <class Team>
   HD void operator()(Team team, std::int64_t block) const {
-    int p = table.find(block);
-    const Piece& piece = table.pieces[p];
+    int p = find(block);
+    const Piece piece = table.pieces[p];
     std::int64_t offset = (block - table.first_block[p]) * norm_block;
     std::int64_t size = piece.size - offset < norm_block ? piece.size - offset : norm_block;
     body(team, piece, piece.begin + offset, size);
@@ -44,18 +40,38 @@ struct InPieces {
 
 /// body(team, piece, begin, size): elements [begin, begin + size) of the flat memory lie in `piece`.
 template <class Piece, class Body>
-void for_each_block(const Queue& q, const Piece* pieces, int count, Body body) {
-  for (int first = 0; first < count; first += Table<Piece>::capacity) {
-    InPieces<Piece, Body> in{{}, body};
-    std::int64_t blocks = 0;
-    for (int i = first; i < count && i < first + Table<Piece>::capacity; ++i) {
-      in.table.pieces[in.table.count] = pieces[i];
-      in.table.first_block[in.table.count++] = blocks;
-      blocks += (pieces[i].size + norm_block - 1) / norm_block;
-    }
-    in.table.first_block[in.table.count] = blocks;
-    for_each_row(q, blocks, norm_block, in);
+void for_each_block(const Queue& q, const PieceTable<Piece>& table, Body body) {
+  for_each_row(q, table.blocks, norm_block, InPieces<Piece, Body>{table, body});
+}
+
+std::int64_t blocks_in(std::int64_t size) {
+  return (size + norm_block - 1) / norm_block;
+}
+
+/// The pieces, then their first blocks.
+template <class Piece>
+PieceTable<Piece> laid_out(const Queue& q, View memory, const Piece* pieces, int count) {
+  require(memory.bytes() >= table_bytes(count), "lay_out: {} bytes for {} pieces", memory.bytes(), count);
+  PieceTable<Piece> table{.count = count};
+  std::vector<std::int64_t> first_block;
+  for (int i = 0; i < count; ++i) {
+    require(pieces[i].begin >= 0 && pieces[i].size >= 0, "lay_out: piece {} begins at element {} and has {}", i, pieces[i].begin,
+            pieces[i].size);
+    first_block.push_back(table.blocks);
+    table.blocks += blocks_in(pieces[i].size);
+    table.end = std::max(table.end, pieces[i].begin + pieces[i].size);
   }
+  first_block.push_back(table.blocks);
+  auto put = [&, at = static_cast<char*>(memory.data)](const void* from, std::size_t bytes) mutable {
+    char* to = std::exchange(at, at + bytes);
+    auto size = std::int64_t(bytes);
+    copy(q, {to, size, DType::u8}, {const_cast<void*>(from), size, DType::u8});
+    return to;
+  };
+  table.pieces = reinterpret_cast<const Piece*>(put(pieces, std::size_t(count) * sizeof(Piece)));
+  table.first_block = reinterpret_cast<const std::int64_t*>(put(first_block.data(), first_block.size() * sizeof(std::int64_t)));
+  synchronize(q);  // what was copied from dies here
+  return table;
 }
 
 /// One of the step's numbers.
@@ -86,11 +102,11 @@ struct Sgd {
   float* velocity;
   const float* scalars;
   SgdSettings settings;
-  bool first;
   template <class Team>
   HD void operator()(Team team, const Segment& segment, std::int64_t begin, std::int64_t size) const {
     float rate = value_of(scalars, Scalar::rate) * segment.rate_scale, decay = segment.decay;
     float scale = value_of(scalars, Scalar::gradient_scale);
+    bool first = value_of(scalars, Scalar::first) != 0;
     float keep = first ? 0.f : settings.momentum, take = first ? 1.f : 1 - settings.dampening;
     float ahead = settings.nesterov ? settings.momentum : 1.f, now = settings.nesterov ? 1.f : 0.f;
     float* v_of = has_velocity ? velocity + (begin - segment.moments_begin) : nullptr;
@@ -164,70 +180,77 @@ struct Clip {
   }
 };
 
-void check_state(const char* op, const FlatState& s, const Segment* segments, int count, View scalars) {
+void check_state(const char* op, const FlatState& s, const SegmentTable& table, View scalars) {
   require(s.masters.dtype == DType::f32, "{}: masters hold {} instead of f32", op, name_of(s.masters.dtype));
   require(s.weights.dtype != DType::f32 || s.weights.data == s.masters.data, "{}: f32 weights must be the masters themselves",
           op);
   require(scalars.size >= int(Scalar::count), "{}: {} scalars", op, scalars.size);
-  for (int i = 0; i < count; ++i) {
-    std::int64_t end = segments[i].begin + segments[i].size;
-    require(segments[i].begin >= 0 && segments[i].size >= 0 && end <= s.masters.size && end <= s.weights.size &&
-                end <= s.gradients.size,
-            "{}: segment {} ends at element {}, beyond the flat memory", op, i, end);
-  }
+  require(table.end <= s.masters.size && table.end <= s.weights.size && table.end <= s.gradients.size,
+          "{}: a segment ends at element {}, beyond the flat memory", op, table.end);
 }
 
-void check_moment(const char* op, View moment, const Segment* segments, int count) {
-  for (int i = 0; i < count; ++i)
-    require(moment && segments[i].begin >= segments[i].moments_begin &&
-                segments[i].begin - segments[i].moments_begin + segments[i].size <= moment.size,
-            "{}: segment {} lies beyond the moments", op, i);
+void check_moment(const char* op, View moment, const SegmentTable& table) {
+  require(table.count == 0 || (moment && table.fits_moments && table.second_end <= moment.size),
+          "{}: a segment lies beyond the {} moments", op, moment.size);
 }
 
 }  // namespace
 
-void sgd(const Queue& q, FlatState s, View velocity, const Segment* segments, int count, View scalars, SgdSettings settings,
-         bool first) {
-  check_state("sgd", s, segments, count, scalars);
-  if (settings.momentum != 0) check_moment("sgd", velocity, segments, count);
+std::size_t table_bytes(int count) {
+  return std::size_t(count) * std::max(sizeof(Segment), sizeof(Span)) + (std::size_t(count) + 1) * sizeof(std::int64_t);
+}
+
+SegmentTable lay_out(const Queue& q, View memory, const Segment* segments, int count) {
+  SegmentTable table = laid_out(q, memory, segments, count);
+  for (int i = 0; i < count; ++i) {
+    std::int64_t begin = segments[i].begin - segments[i].moments_begin;
+    table.fits_moments &= begin >= 0;
+    table.second_end = std::max(table.second_end, begin + segments[i].size);
+  }
+  return table;
+}
+
+SpanTable lay_out(const Queue& q, View memory, const Span* spans, int count) {
+  SpanTable table = laid_out(q, memory, spans, count);
+  for (int i = 0; i < count; ++i) {
+    require(spans[i].partial >= 0, "lay_out: span {} gives partial sums from {} on", i, spans[i].partial);
+    table.second_end = std::max(table.second_end, spans[i].partial + blocks_in(spans[i].size));
+  }
+  return table;
+}
+
+void sgd(const Queue& q, FlatState s, View velocity, const SegmentTable& table, View scalars, SgdSettings settings) {
+  check_state("sgd", s, table, scalars);
+  if (settings.momentum != 0) check_moment("sgd", velocity, table);
   visit_float(s.weights.dtype, [&]<class W>() {
     visit_float(s.gradients.dtype, [&]<class G>() {
       Weights<W> out{s.weights.as<W>(), s.masters.as<float>()};
       if (settings.momentum != 0)
-        for_each_block(q, segments, count,
-                       Sgd<W, G, true>{out, s.gradients.as<G>(), velocity.as<float>(), scalars.as<float>(), settings, first});
+        for_each_block(q, table, Sgd<W, G, true>{out, s.gradients.as<G>(), velocity.as<float>(), scalars.as<float>(), settings});
       else
-        for_each_block(q, segments, count,
-                       Sgd<W, G, false>{out, s.gradients.as<G>(), nullptr, scalars.as<float>(), settings, first});
+        for_each_block(q, table, Sgd<W, G, false>{out, s.gradients.as<G>(), nullptr, scalars.as<float>(), settings});
     });
   });
 }
 
-void adamw(const Queue& q, FlatState s, View m, View v, const Segment* segments, int count, View scalars,
-           AdamWSettings settings) {
-  check_state("adamw", s, segments, count, scalars);
-  check_moment("adamw", m, segments, count);
-  check_moment("adamw", v, segments, count);
+void adamw(const Queue& q, FlatState s, View m, View v, const SegmentTable& table, View scalars, AdamWSettings settings) {
+  check_state("adamw", s, table, scalars);
+  check_moment("adamw", m, table);
+  check_moment("adamw", v, table);
   visit_float(s.weights.dtype, [&]<class W>() {
     visit_float(s.gradients.dtype, [&]<class G>() {
       Weights<W> out{s.weights.as<W>(), s.masters.as<float>()};
-      for_each_block(q, segments, count,
+      for_each_block(q, table,
                      AdamW<W, G>{out, s.gradients.as<G>(), m.as<float>(), v.as<float>(), scalars.as<float>(), settings});
     });
   });
 }
 
-void square_sums(const Queue& q, View partials, View gradients, const Span* spans, int count) {
-  for (int i = 0; i < count; ++i) {
-    std::int64_t blocks = (spans[i].size + norm_block - 1) / norm_block;
-    require(spans[i].begin >= 0 && spans[i].begin + spans[i].size <= gradients.size,
-            "square_sums: span {} lies beyond the gradients", i);
-    require(spans[i].partial >= 0 && spans[i].partial + blocks <= partials.size,
-            "square_sums: span {} gives partial sums {} to {} of {}", i, spans[i].partial, spans[i].partial + blocks,
-            partials.size);
-  }
+void square_sums(const Queue& q, View partials, View gradients, const SpanTable& spans) {
+  require(spans.end <= gradients.size, "square_sums: a span ends at element {} of {} gradients", spans.end, gradients.size);
+  require(spans.second_end <= partials.size, "square_sums: {} partial sums into {}", spans.second_end, partials.size);
   visit_float(gradients.dtype, [&]<class G>() {
-    for_each_block(q, spans, count, SquareSum<G>{partials.as<float>(), gradients.as<G>()});
+    for_each_block(q, spans, SquareSum<G>{partials.as<float>(), gradients.as<G>()});
   });
 }
 

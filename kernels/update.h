@@ -14,8 +14,45 @@ struct Segment {
   std::int64_t moments_begin = 0;
 };
 
+/// Sums of squares are made in blocks of `norm_block` elements counted from each parameter's first element, so that neither
+/// bucket plan nor padding matters: a span gives ceil(size / norm_block) partial sums, from number `partial` on. A span is a
+/// parameter, or whole blocks of one.
+inline constexpr std::int64_t norm_block = 4096;
+struct Span {
+  std::int64_t begin = 0, size = 0;
+  std::int64_t partial = 0;
+};
+
+/// Pieces of flat memory (Segment, Span) in memory of the queue's device, cut into blocks of norm_block elements. It is laid out
+/// once; one launch then works on all pieces, and a captured step finds them where they were.
+template <class Piece>
+struct PieceTable {
+  const Piece* pieces = nullptr;
+  const std::int64_t* first_block = nullptr;  ///< of each piece; then the number of blocks
+  int count = 0;
+  std::int64_t blocks = 0;
+  std::int64_t end = 0;         ///< of flat memory that the pieces reach
+  std::int64_t second_end = 0;  ///< of moments (Segment) or of partial sums (Span)
+  bool fits_moments = true;     ///< no segment lies before its moments
+};
+using SegmentTable = PieceTable<Segment>;
+using SpanTable = PieceTable<Span>;
+/// Bytes that a table of `count` pieces takes.
+std::size_t table_bytes(int count);
+/// Lays a table out in `memory`, which outlives its use; may wait for the queue. Throws when a piece begins before the memory.
+SegmentTable lay_out(const Queue&, View memory, const Segment*, int count);
+SpanTable lay_out(const Queue&, View memory, const Span*, int count);
+
 /// What changes from step to step, in memory of the queue's device so that a captured step reads fresh values: one f32 each.
-enum class Scalar : int { rate, gradient_scale, correction1, correction2, gradient_norm, count };
+enum class Scalar : int {
+  rate,
+  gradient_scale,
+  correction1,
+  correction2,
+  first,  ///< 1 in the first step, else 0
+  gradient_norm,
+  count
+};
 
 struct SgdSettings {
   float momentum = 0, dampening = 0;
@@ -29,9 +66,8 @@ struct FlatState {
 };
 
 /// One pass: g = gradient * gradient_scale + decay * w;  v = momentum * v + (1 - dampening) * g;  w -= rate * (nesterov ? g +
-/// momentum * v : v). As torch.optim.SGD, whose first step sets v = g: pass first = true then. velocity is absent without
-/// momentum.
-void sgd(const Queue&, FlatState, View velocity, const Segment* segments, int count, View scalars, SgdSettings, bool first);
+/// momentum * v : v). As torch.optim.SGD, whose first step sets v = g (Scalar::first). velocity is absent without momentum.
+void sgd(const Queue&, FlatState, View velocity, const SegmentTable&, View scalars, SgdSettings);
 
 struct AdamWSettings {
   float beta1 = 0.9f, beta2 = 0.999f, epsilon = 1e-8f;
@@ -39,17 +75,10 @@ struct AdamWSettings {
 
 /// One pass of AdamW (Loshchilov & Hutter 2019, as torch.optim.AdamW): w *= 1 - rate * decay; m, v updated from gradient *
 /// gradient_scale; w -= rate * (m / correction1) / (sqrt(v / correction2) + epsilon), correction_i = 1 - beta_i^t.
-void adamw(const Queue&, FlatState, View m, View v, const Segment* segments, int count, View scalars, AdamWSettings);
+void adamw(const Queue&, FlatState, View m, View v, const SegmentTable&, View scalars, AdamWSettings);
 
-/// Sums of squares in blocks of `norm_block` elements counted from each parameter's first element, so that neither bucket plan
-/// nor padding matters: a span gives ceil(size / norm_block) values of `partials` (f32), from number `partial` on. A span is a
-/// parameter, or whole blocks of one.
-inline constexpr std::int64_t norm_block = 4096;
-struct Span {
-  std::int64_t begin = 0, size = 0;
-  std::int64_t partial = 0;
-};
-void square_sums(const Queue&, View partials, View gradients, const Span* spans, int count);
+/// partials (f32): the sums of squares of the blocks of `spans`.
+void square_sums(const Queue&, View partials, View gradients, const SpanTable& spans);
 
 /// scalars[gradient_norm] = sqrt(sum of partials, in order, in f64); scalars[gradient_scale] = min(1, limit / norm), or 1 when
 /// limit is 0. A norm that is not finite leaves scale 0, with which sgd and adamw take the gradient as

@@ -7,6 +7,7 @@
 #include "kernels/attention.h"
 #include "kernels/convolution.h"
 #include "kernels/matmul.h"
+#include "kernels/product_choices.h"
 
 namespace lockstep::kernels {
 /// Scratch memory of the queue, for one kernel at a time: what is in it lasts until the next call.
@@ -33,4 +34,7 @@ void convolution_backward_weights(const Queue&, const ConvolutionShape&, View dw
 void attention(const Queue&, const AttentionShape&, View y, View log_sum, View qkv, RandomKey key);
 void attention_backward(const Queue&, const AttentionShape&, View dqkv, View dy, View y, View log_sum, View qkv, RandomKey key,
                         View scratch);
+void search_products(const Queue&, bool search);
+ProductChoices& product_choices(const Queue&);
+std::string product_library();
 }  // namespace lockstep::kernels::cuda

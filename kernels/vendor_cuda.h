@@ -13,6 +13,7 @@
 #include "kernels/base/view.h"
 #include "kernels/libraries.h"
 #include "kernels/plan_cache.h"
+#include "kernels/product_choices.h"
 
 namespace lockstep {
 
@@ -76,6 +77,10 @@ class CudaLibraries {
   static constexpr std::size_t product_workspace = std::size_t(32) << 20;
   /// Products and convolutions of f32 may round their inputs to TF32, which keeps 10 bits of 23. Off: f32 means f32.
   bool tf32 = false;
+
+  /// Algorithms of products: known ones, and whether others are found by timing.
+  ProductChoices choices;
+  bool search = false;
 
   // Nothing stands for what the library cannot do.
   PlanCache<std::optional<ProductPlan>> products;

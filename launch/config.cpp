@@ -103,6 +103,12 @@ void visit_keys(C& c, F&& key) {
   key("update", c.train.update,
       "whole: every rank updates all weights; sharded: each a part, and gathers the rest; auto: the faster",
       Rule{.choices = {"auto", "whole", "sharded"}});
+  key("captured", c.train.captured,
+      "capture a step once and replay it, which spares the host its calls; yes: also on a CPU, with one rank; auto: on GPUs",
+      Rule{.choices = {"auto", "yes", "no"}});
+  key("products", c.train.products,
+      "algorithms of products on GPUs; search: the fastest, found by timing and remembered; first: the library's first choice",
+      Rule{.choices = {"search", "first"}});
   key("precision", c.train.precision, "of weights and activations; masters are f32", Rule{.choices = {"f32", "bf16"}});
   key("gradient", c.train.gradient, "type that gradients travel in", Rule{.choices = {"f32", "bf16"}});
   key("threads", c.train.threads, "CPU threads a rank", Rule{.low = 1, .high = 4096});

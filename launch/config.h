@@ -63,7 +63,7 @@ struct Config {
     std::int64_t lanes = 4, rows_per_lane = 16;
     std::string reduction = "fast";
     bool overlap = true, communicate = true;
-    std::string update = "auto";
+    std::string update = "auto", captured = "auto", products = "search";
     std::string precision = "f32", gradient = "f32";
     Auto threads;
     bool recompute = false;

@@ -30,13 +30,12 @@ Unary to_unary(const std::string& name) {
                               {"silu", Unary::silu}});
 }
 
-/// Where the program remembers which files it has looked through.
+}  // namespace
+
 std::string notes_folder() {
   const char *cache = std::getenv("XDG_CACHE_HOME"), *home = std::getenv("HOME");
   return cache && *cache ? std::string(cache) + "/lockstep" : home && *home ? std::string(home) + "/.cache/lockstep" : "";
 }
-
-}  // namespace
 
 DType to_dtype(const std::string& precision) {
   return precision == "bf16" ? DType::bf16 : DType::f32;

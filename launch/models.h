@@ -11,6 +11,10 @@
 
 namespace lockstep::launch {
 
+/// Where the program remembers what it found out: files it has looked through, algorithms it has timed. "" when there is no
+/// place.
+std::string notes_folder();
+
 DType to_dtype(const std::string& precision);
 
 /// The [data] section as io takes it. Resolve the size of a gpt first: its length is that of a row.

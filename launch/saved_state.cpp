@@ -4,6 +4,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "kernels/product_choices.h"
+
 namespace lockstep::launch {
 namespace {
 
@@ -29,6 +31,8 @@ ordered_json choices(const Config& c, const Session& session, const RunData& dat
           {"data.mixture: rows and weights", sources},
           {"data: number of rows", data.train->rows()},
           {"data: chunks", layout_text(c, *data.train)},
+          {"train.products", c.train.products},
+          {"library of products", kernels::product_library(session.device().queue())},
           {"device", session.device().name()}};
 }
 
@@ -44,9 +48,13 @@ std::vector<io::NamedView> named_views(const ParameterSet& parameters, const opt
 
 std::string state_json(const Config& c, const Session& session, std::int64_t step, double seconds, const RunData& data,
                        const optim::Optimizer& optimizer, const parallel::BucketOptions& buckets) {
-  ordered_json state = {{"step", step},          {"optimizer_steps", optimizer.steps()},
-                        {"seconds", seconds},    {"ranks", session.size()},
-                        {"model", c.model.kind}, {"choices", choices(c, session, data)}};
+  ordered_json state = {{"step", step},
+                        {"optimizer_steps", optimizer.steps()},
+                        {"seconds", seconds},
+                        {"ranks", session.size()},
+                        {"model", c.model.kind},
+                        {"choices", choices(c, session, data)},
+                        {"products", kernels::product_choices(session.device().queue())}};
   if (session.size() > 1) state["bucket_bytes"] = {{"head", buckets.head}, {"middle", buckets.middle}, {"tail", buckets.tail}};
   return state.dump(1);
 }
@@ -71,7 +79,7 @@ SavedState read_state(const io::FoundCheckpoint& found, const Config& c, const S
               state.contains("optimizer_steps") && state["optimizer_steps"].is_number_integer() && state.contains("choices") &&
               state["choices"].is_object();
   require(Exit::bad_data, ours, "{} was not written by a training run: it lacks the run's state", found.path);
-  SavedState saved{state["step"], state["optimizer_steps"], state.value("seconds", 0.0), {}};
+  SavedState saved{state["step"], state["optimizer_steps"], state.value("seconds", 0.0), "", {}};
   const ordered_json present = choices(c, session, data);
   for (const auto& [name, now] : present.items()) {
     if (!state["choices"].contains(name) || state["choices"][name] == now) continue;
@@ -81,6 +89,8 @@ SavedState read_state(const io::FoundCheckpoint& found, const Config& c, const S
             "{}: {}; with train.reduction = \"exact\" a resumed run must not change what results depend on", found.path, change);
     saved.changes.push_back(change);
   }
+  auto as_now = [&](const char* name) { return state["choices"].value(name, ordered_json()) == present[name]; };
+  if (as_now("device") && as_now("library of products")) saved.products = state.value("products", "");
   return saved;
 }
 

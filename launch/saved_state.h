@@ -27,6 +27,7 @@ std::optional<parallel::BucketOptions> stored_buckets(const io::FoundCheckpoint&
 struct SavedState {
   std::int64_t step = 0, optimizer_steps = 0;
   double seconds = 0;
+  std::string products;  ///< algorithms of products (kernels/product_choices.h), where they hold here
   /// A sentence for each choice that is not what it was in the checkpoint.
   std::vector<std::string> changes;
 };

@@ -19,8 +19,10 @@
 #include "launch/models.h"
 #include "launch/overlap.h"
 #include "launch/peak.h"
+#include "launch/product_search.h"
 #include "launch/run_folder.h"
 #include "launch/saved_state.h"
+#include "launch/step_capture.h"
 #include "launch/update.h"
 #include "parallel/data_parallel.h"
 
@@ -77,7 +79,9 @@ class Trainer {
             choose_update(config_.train.communicate ? config_.train.update : "whole", session_, *strategy_,
                           [this] { return build_optimizer(config_, parameters_, strategy_->flat(), strategy_->gradients()); })),
         optimizer_(std::move(update_.optimizer)),
+        capture_(session_, *strategy_, config_.train.captured),
         upstream_(session_.device(), {1}),
+        step_number_(session_.device(), {1}, DType::i32),
         timeline_(session_.rank()) {
     parameters_.initialise(std::uint64_t(config_.run.seed));
     folder_ = open_run_folder(config_.run, resume, session_.group());
@@ -97,6 +101,8 @@ class Trainer {
     schedule_ = build_schedule(config_, steps_);
     const auto& info = data_.train->info();
     targets_per_row_ = double(std::max<std::int64_t>(count(info.target), 1));
+    const std::string products = settle_products(session_, config_.train.products, saved_products_, [this] { rehearse(); });
+    if (!products.empty()) session_.log(products);
     peak_ = measure_peak(session_, to_dtype(config_.train.precision));
     write_head(resume);
     greet();
@@ -147,23 +153,54 @@ class Trainer {
     return settled() && step_ <= first_step_ + parallel::DataParallel::settling_steps + config_.train.trace_steps;
   }
 
+  /// The products of a step, once with gradients that are overwritten and once with gradients that are added to. Changes nothing:
+  /// a step begins with new gradients.
+  void rehearse() {
+    const auto& info = data_.train->info();
+    auto zeros = [&](const Shape& row, DType dtype) {
+      Shape shape = {config_.train.rows_per_lane};
+      shape.insert(shape.end(), row.begin(), row.end());
+      Tensor tensor(session_.device(), shape, dtype);
+      kernels::fill(session_.device().queue(), tensor.view(), 0);
+      return tensor;
+    };
+    const DType type = info.kind == io::DataKind::tokens ? DType::i32 : to_dtype(config_.train.precision);
+    const io::Batch batch{zeros(info.input, type), zeros(info.target, info.target_dtype), 1};
+    for (int pass = 0; pass < 2; ++pass) {
+      Tape tape(session_.device(), {.random = {.seed = 1}});
+      Tensor loss = batch_loss(tape, model_->forward(tape, batch.inputs), batch, float(config_.train.label_smoothing));
+      tape.backward(loss, 0);
+    }
+  }
+
   // ---- one step
 
   void train_step() {
     double begun = now();
     ++step_;
     const Queue& queue = session_.device().queue();
-    std::vector<Tensor> losses;
     const double rows = double(loader_->stream().total(step_ - 1));
+    const bool full = loader_->stream().total(step_ - 1) == config_.train.lanes * config_.train.rows_per_lane;
     weight_ = data_.train->info().ignores ? counted_targets() : rows * targets_per_row_;
     interval_.rows += rows;
-    kernels::fill(queue, upstream_.view(), weight_ > 0 ? float(1 / weight_) : 0.f);
-    strategy_->begin_step();
-    for (int lane = 0; lane < strategy_->lanes().count; ++lane) losses.push_back(run_lane(lane));
-    strategy_->finish_step();
+    // What changes from step to step lies in the device's memory, where a captured step finds it.
+    const float upstream = weight_ > 0 ? float(1 / weight_) : 0.f;
+    kernels::store(queue, upstream_.view(), {&upstream, 1});
+    kernels::store(queue, step_number_.view(), std::int32_t(step_));
+    optimizer_->prepare(schedule_.at(step_ - 1));
+    double synced = 0;
+    auto work = [&](const StepCapture::NextBatch& batch_of) {
+      std::vector<Tensor> losses;
+      strategy_->begin_step();
+      for (int lane = 0; lane < strategy_->lanes().count; ++lane) losses.push_back(run_lane(lane, batch_of));
+      strategy_->finish_step();
+      synced = now();
+      optimizer_->update(float(config_.optimizer.clip));
+      return losses;
+    };
+    auto losses = capture_.run(
+        settled() && !traces(), full, [this](int lane) { return next_batch(lane); }, work);
     if (step_ == first_step_ + 1 && losses[0]) name_unused();
-    double synced = now();
-    optimizer_->step(schedule_.at(step_ - 1), float(config_.optimizer.clip));
     if (looks()) {
       kernels::synchronize(queue);
       lane_losses_.clear();
@@ -209,17 +246,25 @@ class Trainer {
     if (!names.empty()) session_.log("no gradient reached: " + names);
   }
 
-  /// The loss of one lane; absent for a lane without rows, whose gradients are zero.
-  Tensor run_lane(int lane) {
-    double waited = loader_->exposed_seconds(), asked = now();
+  io::Batch next_batch(int lane) {
+    double waited = loader_->exposed_seconds();
     io::Batch batch = loader_->next_lane();
     interval_.data_seconds += loader_->exposed_seconds() - waited;
     const int global_lane = strategy_->lanes().first + lane;
     const double due = double(loader_->stream().count(step_ - 1, global_lane)) * targets_per_row_;
     require(batch.weight == due || (data_.train->info().ignores && batch.weight < due),
             "the loader gave a lane of weight {}, not {}, in a step of weight {}", batch.weight, due, weight_);
+    return batch;
+  }
+
+  /// The loss of one lane; absent for a lane without rows, whose gradients are zero.
+  Tensor run_lane(int lane, const StepCapture::NextBatch& batch_of) {
+    double asked = now();
+    io::Batch batch = batch_of(lane);
     double begun = now();
-    RandomKey key{std::uint64_t(config_.run.seed), std::uint64_t(step_), std::uint32_t(global_lane), 0};
+    RandomKey key{.seed = std::uint64_t(config_.run.seed),
+                  .lane = std::uint32_t(strategy_->lanes().first + lane),
+                  .step_at = step_number_.view().as<std::int32_t>()};
     Tape tape(session_.device(),
               {.mode = Mode::train, .recording = true, .random = key, .sink = strategy_.get(), .upstream = upstream_});
     strategy_->begin_lane(lane);
@@ -378,6 +423,7 @@ class Trainer {
     if (session_.size() > 1) session_.log(fmt::format("between ranks: {}", session_.communicator().name()));
     for (const std::string& text : {buckets_.text, update_.text})
       if (!text.empty()) session_.log(text);
+    if (!capture_.why_not().empty()) session_.log("steps are not captured: " + capture_.why_not());
     session_.note(fmt::format("{}; peak {} flop/s", session_.placement(), count_text(peak_.flops_per_s)));
     if (t.lanes % session_.size() != 0) {
       std::int64_t most = (t.lanes + session_.size() - 1) / session_.size();
@@ -409,6 +455,7 @@ class Trainer {
                         session_.group());
     refresh_weights(session_.device().queue(), strategy_->flat());
     optimizer_->set_steps(saved.optimizer_steps);
+    saved_products_ = saved.products;
     step_ = first_step_ = saved.step;
     seconds_before_ = saved.seconds;
     for (const std::string& change : saved.changes) session_.log("--resume: " + change);
@@ -497,12 +544,13 @@ class Trainer {
   std::unique_ptr<parallel::DataParallel> strategy_;
   Update update_;
   std::unique_ptr<optim::Optimizer> optimizer_;
-  Tensor upstream_;  // 1 / the step's global weight
+  StepCapture capture_;
+  Tensor upstream_, step_number_;  // 1 / the step's global weight; what random numbers are drawn for
   optim::Schedule schedule_;
   std::optional<io::Loader> loader_;
   std::optional<io::CheckpointWriter> checkpoints_;
   std::optional<io::MetricsFile> metrics_;  // rank 0
-  std::string folder_;
+  std::string folder_, saved_products_;
   Peak peak_;
   std::int64_t step_ = 0, first_step_ = 0, steps_ = 0;
   double targets_per_row_ = 1, weight_ = 1;              // of a row; of a step

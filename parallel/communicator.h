@@ -64,6 +64,13 @@ class Communicator {
   virtual Timing timing(Ticket) = 0;
   static constexpr Ticket timings_kept = 4096;
 
+  /// Why collectives cannot be captured with a step and replayed (core/captured_step.h); "" where they can.
+  virtual std::string why_not_captured() const {
+    return std::string("collectives through ") + name() + " are made by the host, step by step";
+  }
+  /// A step in which collectives were captured has been put into `queue` again.
+  virtual void replayed(const Queue& queue) { (void)queue; }
+
   /// A communicator of the ranks with the same color, ordered by key; none (null) for a negative color. Collective.
   virtual std::unique_ptr<Communicator> split(int color, int key) = 0;
   /// Zeroed memory for buckets, called by all ranks with the same size: what lets it be shared between ranks of a machine or

@@ -67,6 +67,12 @@ class DataParallel final : public GradientSink {
   void begin_lane(int lane, int backwards = 1);
   void finish_step();
 
+  /// For a step that is captured (core/captured_step.h): begin_step to finish_step are its work. Why it cannot be; "" where it
+  /// can.
+  std::string why_not_captured() const { return options_.communicate ? communicator_.why_not_captured() : ""; }
+  /// It has been replayed in place of these calls; times() tells of the replay.
+  void replayed() { communicator_.replayed(parameters_.device().queue()); }
+
   void ready(const Queue&, Parameter&) override;
   void progress(const Queue&) override;
   void backward_ended(const Queue&) override;

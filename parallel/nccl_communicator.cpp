@@ -108,6 +108,14 @@ class NcclCommunicator final : public Communicator {
     return stamps_.timing(ticket, queue_.stream);
   }
 
+  std::string why_not_captured() const override { return ""; }
+  /// The events of captured collectives are those of the replay before until this one comes to them: its end is watched instead.
+  void replayed(const Queue& queue) override {
+    check(cudaEventRecord(replayed_, queue.stream));
+    comm_->expect(replayed_);
+    comm_->poll();
+  }
+
   std::unique_ptr<Communicator> split(int color, int key) override {
     ncclComm_t part = nullptr;
     auto handle = std::make_shared<NcclHandle>(options_, [&](ncclComm_t* made, ncclConfig_t* config) {
@@ -246,7 +254,7 @@ class NcclCommunicator final : public Communicator {
   std::shared_ptr<NcclHandle> comm_;
   NcclOptions options_;
   int rank_ = 0, size_ = 1;
-  Event ready_, done_;
+  Event ready_, done_, replayed_;
   Ticket next_ = 0;
   bool pending_ = false;
   void* scratch_ = nullptr;

@@ -14,6 +14,8 @@ class SoloCommunicator final : public Communicator {
   int size() const override { return 1; }
   const char* name() const override { return "solo"; }
 
+  std::string why_not_captured() const override { return ""; }
+
   Ticket all_reduce(const Queue&, View, Reduction) override { return timings_.open(); }
   Ticket reduce_scatter(const Queue& after, View out, View in) override { return move(after, out, in); }
   Ticket all_gather(const Queue& after, View out, View in) override { return move(after, out, in); }

@@ -264,6 +264,8 @@ struct Bench {
           [&] { cross_entropy(q, loss, sums, x, targets.view(), classes, {}); });
       row("softmax and loss, gradient", "256 x 50257", {.moved = mb(logits, 2)},
           [&] { cross_entropy_backward(q, dx, seed, x, sums, targets.view(), classes, {}, Write::overwrite); });
+      row("softmax, loss and gradient in place", "256 x 50257", 0, mb(logits, 2),
+          [&] { cross_entropy_in_place(q, loss, x, seed, targets.view(), classes, {}); });
     }
     {
       const int64_t images = 64 * 32 * 32, channels = 64, size = images * channels;
@@ -289,16 +291,20 @@ struct Bench {
            scalars = floats(int(Scalar::count)), partials = floats(size / norm_block);
       fill(q, v, 1);
       fill(q, scalars, 0.01f);
+      Tensor tables(device, {2, std::int64_t(table_bytes(1))}, DType::u8);
       Segment segment{0, size, 1, 0.1f};
       Span span{0, size};
+      View table = tables.view().slice(0, tables.dim(1));
+      auto segments = lay_out(q, table, &segment, 1);
+      auto spans = lay_out(q, tables.view().slice(tables.dim(1), tables.dim(1)), &span, 1);
       auto held = keep;
       row("norm of the gradients", "32 Mi", {.moved = mb(size, 1), .only_reads = true},
-          [&] { square_sums(q, partials, gradients, &span, 1); });
+          [&] { square_sums(q, partials, gradients, spans); });
       row("AdamW + clip", "32 Mi", {.moved = mb(size, 7), .touched = mb(size, 4)}, [&] {
-        adamw(q, {weights, weights, gradients}, m, v, &segment, 1, scalars, {});
+        adamw(q, {weights, weights, gradients}, m, v, segments, scalars, {});
       });
       row("SGD with momentum", "32 Mi", {.moved = mb(size, 5), .touched = mb(size, 3)}, [&] {
-        sgd(q, {weights, weights, gradients}, m, &segment, 1, scalars, {.momentum = .9f}, false);
+        sgd(q, {weights, weights, gradients}, m, segments, scalars, {.momentum = .9f});
       });
     }
   }

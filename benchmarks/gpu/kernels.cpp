@@ -188,6 +188,8 @@ struct Bench {
         [&] { cross_entropy(q, loss, sums, logits, targets, classes, {}); });
     row("softmax and loss, gradient", head, 0, 4. * double(tokens * classes),
         [&] { cross_entropy_backward(q, dlogits, seed, logits, sums, targets, classes, {}, Write::overwrite); });
+    row("softmax, loss and gradient in place", head, 0, 4. * double(tokens * classes),
+        [&] { cross_entropy_in_place(q, loss, logits, seed, targets, classes, {}); });
     keep.clear();
 
     const int64_t size = (int64_t(124) << 20) / scale;
@@ -195,12 +197,15 @@ struct Bench {
          scalars = floats(int(Scalar::count)), partials = floats((size + norm_block - 1) / norm_block);
     fill(q, v, 1);
     fill(q, scalars, 0.01f);
+    Tensor tables(device, {2, std::int64_t(table_bytes(1))}, DType::u8);
     Segment segment{0, size, 1, 0.1f};
     Span span{0, size};
-    row("norm of the gradients", std::to_string(size), 0, 4. * double(size),
-        [&] { square_sums(q, partials, gradients, &span, 1); });
+    View table = tables.view().slice(0, tables.dim(1));
+    auto segments = lay_out(q, table, &segment, 1);
+    auto spans = lay_out(q, tables.view().slice(tables.dim(1), tables.dim(1)), &span, 1);
+    row("norm of the gradients", std::to_string(size), 0, 4. * double(size), [&] { square_sums(q, partials, gradients, spans); });
     row("AdamW + clip", std::to_string(size), 0, double(size) * (4 * 7 + 2), [&] {
-      adamw(q, {weights, master, gradients}, m, v, &segment, 1, scalars, {});
+      adamw(q, {weights, master, gradients}, m, v, segments, scalars, {});
     });
     keep.clear();
   }

@@ -14,8 +14,8 @@ class AdamW final : public Optimizer {
   AdamW(ParameterSet&, const Flat&, View gradients, const Options&);
 
  private:
-  void update(float* scalars) override;
-  void launch(const kernels::Segment*, int count) override;
+  void correct(float* scalars) override;
+  void launch(const kernels::SegmentTable&) override;
   Options options_;
   View m_, v_;
 };

@@ -13,6 +13,7 @@ Optimizer::Optimizer(ParameterSet& set, const Flat& flat, View gradients, const 
   std::vector<const Layout::Slot*> trained;
   for (auto& slot : slots)
     if (slot.bucket >= 0) trained.push_back(&slot);
+  std::vector<kernels::Segment> segments;
   for (const Piece& piece : pieces_) {
     auto& p = *slots[piece.slot].parameter;
     kernels::Segment segment{piece.begin, piece.size, 1, p.decay ? decay : 0, piece.begin - piece.moments};
@@ -22,7 +23,7 @@ Optimizer::Optimizer(ParameterSet& set, const Flat& flat, View gradients, const 
       if (p.decay && group.decay >= 0) segment.decay = group.decay;
       break;
     }
-    segments_.push_back(segment);
+    segments.push_back(segment);
   }
   for (auto& group : groups)
     require(Exit::usage, std::ranges::any_of(trained, [&](auto* s) { return s->parameter->name.starts_with(group.prefix); }),
@@ -36,12 +37,21 @@ Optimizer::Optimizer(ParameterSet& set, const Flat& flat, View gradients, const 
     first_block[std::size_t(slot - slots.data())] = blocks;
     blocks += (slot->size + kernels::norm_block - 1) / kernels::norm_block;
   }
+  std::vector<kernels::Span> spans;
   for (const Piece& piece : pieces_) {
     std::int64_t before = (piece.begin - slots[piece.slot].begin) / kernels::norm_block;
-    spans_.push_back({piece.begin, piece.size, first_block[piece.slot] + before});
+    spans.push_back({piece.begin, piece.size, first_block[piece.slot] + before});
   }
   partials_ = floats(blocks);
   scalars_ = floats(int(kernels::Scalar::count));
+
+  const Queue& q = device_.queue();
+  spans_ = kernels::lay_out(q, table(spans.size()), spans.data(), int(spans.size()));
+  int begin = 0;
+  for (int end : ends_) {
+    parts_.push_back(kernels::lay_out(q, table(std::size_t(end - begin)), segments.data() + begin, end - begin));
+    begin = end;
+  }
 }
 
 /// The slots, cut at the ends of the parts that this rank updates.
@@ -67,6 +77,13 @@ View Optimizer::floats(std::int64_t n) {
   return view;
 }
 
+/// Memory for a table of pieces.
+View Optimizer::table(std::size_t pieces) {
+  const std::size_t bytes = kernels::table_bytes(int(pieces));
+  memory_.push_back(device_.arena().allocate(bytes));
+  return {memory_.back().get(), std::int64_t(bytes), DType::u8};
+}
+
 View Optimizer::add_moment(const std::string& name) {
   View arena = floats(moments_);
   const auto& slots = strategy_.layout.slots;
@@ -83,21 +100,25 @@ View Optimizer::add_moment(const std::string& name) {
   return arena;
 }
 
-void Optimizer::step(float rate, float clip) {
+void Optimizer::prepare(float rate) {
   ++steps_;
-  const Queue& q = device_.queue();
   float scalars[int(kernels::Scalar::count)] = {};
   scalars[int(kernels::Scalar::rate)] = rate;
   scalars[int(kernels::Scalar::gradient_scale)] = 1;
-  update(scalars);
-  kernels::copy(q, scalars_, View{scalars, int(kernels::Scalar::count), DType::f32});
+  scalars[int(kernels::Scalar::first)] = steps_ == 1;
+  correct(scalars);
+  kernels::store(device_.queue(), scalars_, scalars);
+}
+
+void Optimizer::update(float clip) {
+  const Queue& q = device_.queue();
   SharedUpdate* shared = strategy_.update;
   if (shared) kernels::fill(q, partials_, 0);  // a sum with zeros is exact
-  kernels::square_sums(q, partials_, flat_.gradients, spans_.data(), int(spans_.size()));
+  kernels::square_sums(q, partials_, flat_.gradients, spans_);
   if (shared) shared->sum(q, partials_);
   kernels::clip(q, scalars_, partials_, clip);
-  for (std::size_t part = 0, begin = 0; part < ends_.size(); begin = std::size_t(ends_[part++])) {
-    launch(segments_.data() + begin, ends_[part] - int(begin));
+  for (std::size_t part = 0; part < parts_.size(); ++part) {
+    launch(parts_[part]);
     if (shared) shared->publish(q, part);
   }
   if (!shared) return;

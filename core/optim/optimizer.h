@@ -24,7 +24,14 @@ class Optimizer {
 
   /// One update at `rate` from the summed gradients, in the device's queue: gradients are first scaled so that their global norm
   /// is at most `clip` (0: no limit). A gradient norm that is not finite changes no weight.
-  void step(float rate, float clip = 0);
+  void step(float rate, float clip = 0) {
+    prepare(rate);
+    update(clip);
+  }
+  /// Its two halves. The first counts the step and puts its numbers into the device's memory; the second reads them there, so
+  /// that it can be captured once and replayed behind the first.
+  void prepare(float rate);
+  void update(float clip = 0);
   /// The global norm of the gradients in the last step, before clipping; waits for the queue.
   float gradient_norm() const;
 
@@ -43,8 +50,8 @@ class Optimizer {
 
  protected:
   Optimizer(ParameterSet&, const Flat&, View gradients, const std::vector<Group>&, float decay);
-  virtual void update(float* scalars) = 0;  ///< adds its corrections to the host's scalars
-  virtual void launch(const kernels::Segment*, int count) = 0;
+  virtual void correct(float*) {}  ///< adds its corrections to the host's scalars
+  virtual void launch(const kernels::SegmentTable&) = 0;
   /// A zeroed arena of what this rank updates, whose slices become named state.
   View add_moment(const std::string& name);
 
@@ -62,14 +69,15 @@ class Optimizer {
   };
   void find_pieces();
   View floats(std::int64_t count);
+  View table(std::size_t pieces);
 
   const Flat strategy_;
   std::vector<Piece> pieces_;
-  std::int64_t moments_ = 0;                // elements of a moment
-  std::vector<kernels::Segment> segments_;  // one a piece
-  std::vector<int> ends_;                   // of each part's segments; one part unless the update is shared
+  std::int64_t moments_ = 0;  // elements of a moment
+  std::vector<int> ends_;     // of each part's pieces; one part unless the update is shared
   std::vector<Memory> memory_;
-  std::vector<kernels::Span> spans_;
+  std::vector<kernels::SegmentTable> parts_;
+  kernels::SpanTable spans_;
   View partials_;
   std::vector<State> state_;
 };

@@ -9,11 +9,9 @@ Sgd::Sgd(ParameterSet& set, const Flat& flat, View gradients, const Options& opt
   if (options.momentum > 0) velocity_ = add_moment("sgd.velocity");
 }
 
-void Sgd::update(float*) {}
-
-void Sgd::launch(const kernels::Segment* segments, int count) {
+void Sgd::launch(const kernels::SegmentTable& table) {
   kernels::SgdSettings settings{options_.momentum, options_.dampening, options_.nesterov};
-  kernels::sgd(device_.queue(), flat_, velocity_, segments, count, scalars_, settings, steps_ == 1);
+  kernels::sgd(device_.queue(), flat_, velocity_, table, scalars_, settings);
 }
 
 }  // namespace lockstep::optim

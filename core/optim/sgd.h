@@ -15,8 +15,7 @@ class Sgd final : public Optimizer {
   Sgd(ParameterSet&, const Flat&, View gradients, const Options&);
 
  private:
-  void update(float* scalars) override;
-  void launch(const kernels::Segment*, int count) override;
+  void launch(const kernels::SegmentTable&) override;
   Options options_;
   View velocity_;
 };

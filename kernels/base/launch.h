@@ -22,6 +22,9 @@
 //
 // On the CPU, threads share out whole rows, or blocks of a fixed size, never the arithmetic inside one, so results do not depend
 // on the number of threads.
+//
+// A queue that records (kernels/base/queue.h) keeps loops with their bodies. What passes memory of its own to a loop, or works
+// without one, records itself as a whole.
 
 #include <cmath>
 #include <vector>
@@ -237,6 +240,7 @@ void for_each(const Queue& q, std::int64_t n, Body body) {
   }
 #endif
   require(!q.on_gpu, "for_each: this program was built without CUDA");
+  if (q.recording) return q.recording->add([=](const Queue& then) { for_each(then, n, body); });
   constexpr std::int64_t block = 8192;
   std::int64_t blocks = (n + block - 1) / block;
   // A thread's own copy of the body: the compiler then knows that what it writes does not change it.
@@ -287,6 +291,7 @@ void for_each_row(const Queue& q, std::int64_t rows, std::int64_t width, Body bo
   }
 #endif
   require(!q.on_gpu, "for_each_row: this program was built without CUDA");
+  if (q.recording) return q.recording->add([=](const Queue& then) { for_each_row(then, rows, width, body); });
 #pragma omp parallel for firstprivate(body) if (rows > 1 && rows * width > 16384) schedule(static)
   for (std::int64_t r = 0; r < rows; ++r) body(SerialTeam{}, r);
 }
@@ -294,8 +299,9 @@ void for_each_row(const Queue& q, std::int64_t rows, std::int64_t width, Body bo
 /// Rows that one CPU thread sums in order, one after another.
 inline constexpr std::int64_t row_block = 64;
 
-/// CPU only. block(b, sums) fills K rows of `columns` sums (zero before) for the b-th of `blocks` blocks of rows; finish(c,
-/// totals) receives their totals over the blocks, added in order.
+/// CPU only, at once even where a queue records: its callers record themselves. block(b, sums) fills K rows of `columns` sums
+/// (zero before) for the b-th of `blocks` blocks of rows; finish(c, totals) receives their totals over the blocks, added in
+/// order.
 template <int K, class Block, class Finish>
 void reduce_blocks(std::int64_t blocks, std::int64_t columns, std::int64_t rows, Block block, Finish finish) {
   std::vector<float> sums(std::size_t(blocks * K * columns));
@@ -336,6 +342,7 @@ void reduce_rows(const Queue& q, std::int64_t rows, std::int64_t columns, Term t
   }
 #endif
   require(!q.on_gpu, "reduce_rows: this program was built without CUDA");
+  if (q.recording) return q.recording->add([=](const Queue& then) { reduce_rows<K>(then, rows, columns, term, finish); });
   auto block = [=](std::int64_t b, float* sums) {
     std::int64_t end = (b + 1) * row_block < rows ? (b + 1) * row_block : rows;
     for (std::int64_t r = b * row_block; r < end; ++r) {

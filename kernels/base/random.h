@@ -15,6 +15,16 @@ struct RandomKey {
   std::uint64_t step = 0;
   std::uint32_t lane = 0;
   std::uint32_t site = 0;
+  /// Where the step's number lies in the device's memory, in place of `step`: a captured step is replayed with new draws.
+  const std::int32_t* step_at = nullptr;
+
+  /// The key with its step's number read; in memory of the device on which this runs.
+  HD RandomKey settled() const {
+    RandomKey key = *this;
+    if (step_at) key.step = std::uint32_t(*step_at);
+    key.step_at = nullptr;
+    return key;
+  }
 };
 
 struct Random4 {
@@ -36,7 +46,7 @@ HD Random4 philox(std::uint32_t k0, std::uint32_t k1, std::uint32_t c0, std::uin
   return {c0, c1, c2, c3};
 }
 
-/// Four words for elements 4*block … 4*block+3 of the tensor that `key` names.
+/// Four words of a settled key, for elements 4*block … 4*block+3 of the tensor that `key` names.
 HD Random4 random_words(const RandomKey& key, std::uint64_t block) {
   std::uint32_t far = std::uint32_t(block >> 32) * 0x9E3779B9u;  // tensors beyond 2^34 elements
   return philox(std::uint32_t(key.seed), std::uint32_t(key.seed >> 32), std::uint32_t(block), key.site ^ far,

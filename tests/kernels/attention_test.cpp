@@ -188,5 +188,24 @@ TEST(Attention, ThreadsDoNotMatter) {
     }
 }
 
+// The step's number may lie in the device's memory, where a captured step finds the present one.
+TEST(Attention, TheStepIsReadWhereItLies) {
+  for_each_device([](Device& device, DType dtype) {
+    AttentionShape s{.batch = 1, .length = 33, .heads = 2, .size = 16, .dropout = 0.3f};
+    Tensor qkv = random_qkv(device, s, dtype), step = make_indices(device, {1}, {5});
+    Tensor dy = make_tensor(device, {1, 33, 2, 16}, random_values(33 * 32, 2), dtype);
+    RandomKey there = key;
+    there.step = 99;
+    there.step_at = step.view().as<std::int32_t>();
+    Forward now = run(device, s, qkv, key), read = run(device, s, qkv, there);
+    EXPECT_EQ(download(device.queue(), read.y), download(device.queue(), now.y));
+    EXPECT_EQ(download(device.queue(), run_backward(device, s, qkv, read, dy, there)),
+              download(device.queue(), run_backward(device, s, qkv, now, dy, key)));
+    RandomKey other = key;
+    other.step = 99;
+    EXPECT_NE(download(device.queue(), run(device, s, qkv, other).y), download(device.queue(), now.y));
+  });
+}
+
 }  // namespace
 }  // namespace lockstep

@@ -58,7 +58,7 @@ TEST(CrossEntropy, InPlaceIsForwardAndBackward) {
         auto last = std::int32_t(columns - 1);
         Tensor targets = make_indices(device, {6}, {0, last, -7, last / 2, last + 1, -1});
         auto values = random_values(6 * columns, 5, 3);
-        values[std::size_t(columns) + std::size_t(columns) / 3] = -INFINITY;  // a mask
+        if (columns > 4) values[std::size_t(columns) + std::size_t(columns) / 3] = -INFINITY;  // a mask
         Tensor logits = make_tensor(device, {6, columns}, values, dtype), dx = poisoned(device, {6, columns}, dtype);
         Forward f = run(device, logits, targets, options);
         run_backward(device, dx.view(), 0.37f, logits, f, targets, options, Write::overwrite);

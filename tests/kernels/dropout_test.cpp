@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "kernels/memory.h"
 #include "tests/support/kernel_checks.h"
 
 namespace lockstep {
@@ -34,6 +35,22 @@ TEST(Dropout, KeepsTheStatedShareAndScalesIt) {
       }
       EXPECT_NEAR(dropped / double(n), p, 5 * std::sqrt(p * (1 - p) / double(n)));
     }
+  });
+}
+
+// The step's number may lie in the device's memory, where a captured step finds the present one.
+TEST(Dropout, TheStepIsReadWhereItLies) {
+  for_each_device([](Device& device, DType dtype) {
+    Tensor x = make_tensor(device, {301}, random_values(301, 1), dtype), step = make_indices(device, {1}, {3});
+    RandomKey there = key;
+    there.step = 99;
+    there.step_at = step.view().as<std::int32_t>();
+    for (std::int64_t first : {0, 2}) EXPECT_EQ(drop(device, x, 0.5f, there, first), drop(device, x, 0.5f, key, first));
+    kernels::store(device.queue(), step.view(), 4);
+    RandomKey next = key;
+    next.step = 4;
+    EXPECT_EQ(drop(device, x, 0.5f, there), drop(device, x, 0.5f, next));
+    EXPECT_NE(drop(device, x, 0.5f, there), drop(device, x, 0.5f, key));
   });
 }
 

@@ -71,6 +71,28 @@ TEST(Memory, FillEveryType) {
       }
 }
 
+TEST(Memory, StoreFewNumbers) {
+  for (auto& device : devices()) {
+    const Queue& q = device->queue();
+    Tensor y = make_tensor(*device, {6}, {9, 9, 9, 9, 9, 9}), number = make_indices(*device, {1}, {0});
+    {
+      const std::vector<float> values = {1, -2.5f, 1e-30f, INFINITY};  // gone when the work is done
+      kernels::store(q, y.view().slice(1, 4), values);
+    }
+    EXPECT_EQ(download(q, y), (std::vector<float>{9, 1, -2.5f, 1e-30f, INFINITY, 9}));
+    kernels::store(q, number.view(), -16777217);  // no float
+    std::int32_t back = 0;
+    kernels::copy(q, View{&back, 1, DType::i32}, number.view());
+    kernels::synchronize(q);
+    EXPECT_EQ(back, -16777217);
+    kernels::store(q, y.view().slice(0, 0), std::span<const float>{});
+    EXPECT_THROW(kernels::store(q, y.view(), std::vector<float>(5)), Error);
+    EXPECT_THROW(kernels::store(q, y.view(), 1), Error);
+    Tensor many(*device, {17});
+    EXPECT_THROW(kernels::store(q, many.view(), std::vector<float>(17)), Error);
+  }
+}
+
 TEST(Memory, ScaleAndAdd) {
   for_each_device([](Device& device, DType dtype) {
     const Queue& q = device.queue();

@@ -16,14 +16,28 @@ using kernels::Segment;
 using kernels::Span;
 
 /// The step's numbers on a device.
-Tensor scalars(Device& device, float rate, float scale = 1, float correction1 = 1, float correction2 = 1) {
+Tensor scalars(Device& device, float rate, float scale = 1, float correction1 = 1, float correction2 = 1, bool first = false) {
   std::vector<float> values(std::size_t(Scalar::count), 0.f);
   values[std::size_t(Scalar::rate)] = rate;
   values[std::size_t(Scalar::gradient_scale)] = scale;
   values[std::size_t(Scalar::correction1)] = correction1;
   values[std::size_t(Scalar::correction2)] = correction2;
+  values[std::size_t(Scalar::first)] = first;
   return make_tensor(device, {std::int64_t(values.size())}, values);
 }
+
+/// Pieces laid out on a device.
+template <class Piece>
+struct Laid {
+  Laid(Device& device, const std::vector<Piece>& pieces)
+      : memory(device, {std::int64_t(kernels::table_bytes(int(pieces.size())))}, DType::u8),
+        table(kernels::lay_out(device.queue(), memory.view(), pieces.data(), int(pieces.size()))) {}
+  operator const kernels::PieceTable<Piece>&() const { return table; }
+  Tensor memory;
+  kernels::PieceTable<Piece> table;
+};
+using Segments = Laid<Segment>;
+using Spans = Laid<Span>;
 
 /// Flat memory with weights that are the masters, or bf16 weights beside them.
 struct Memory {
@@ -42,14 +56,14 @@ void step(Device& device, const GoldenCase& c, const Memory& memory, const Tenso
   float scale = float(c.number("scale"));
   if (c.text("kind") == "sgd") {
     kernels::SgdSettings settings{float(c.number("momentum", 0)), float(c.number("dampening", 0)), c.number("nesterov", 0) != 0};
-    kernels::sgd(device.queue(), memory.state(gradients), settings.momentum != 0 ? memory.m.view() : View{}, segments.data(),
-                 int(segments.size()), scalars(device, rate, scale).view(), settings, t == 1);
+    kernels::sgd(device.queue(), memory.state(gradients), settings.momentum != 0 ? memory.m.view() : View{},
+                 Segments(device, segments), scalars(device, rate, scale, 1, 1, t == 1).view(), settings);
   } else {
     kernels::AdamWSettings settings{float(c.number("beta1")), float(c.number("beta2")), float(c.number("eps"))};
     float correction1 = float(1 - std::pow(double(settings.beta1), t)),
           correction2 = float(1 - std::pow(double(settings.beta2), t));
-    kernels::adamw(device.queue(), memory.state(gradients), memory.m.view(), memory.v.view(), segments.data(),
-                   int(segments.size()), scalars(device, rate, scale, correction1, correction2).view(), settings);
+    kernels::adamw(device.queue(), memory.state(gradients), memory.m.view(), memory.v.view(), Segments(device, segments),
+                   scalars(device, rate, scale, correction1, correction2).view(), settings);
   }
 }
 
@@ -91,13 +105,12 @@ TEST(Update, OnlySegmentsChange) {
       auto weights = download(q, memory.weights);
       Tensor gradients = make_tensor(*device, {n}, std::vector<float>(std::size_t(n), 1.f));
       std::vector<Segment> segments{{20000, 1}, {5, 3}, {100, 0}, {8000, 9001}};
-      for (int i = 0; i < 100; ++i) segments.push_back({25000 + 20 * i, 7});  // more than travel in one launch
+      for (int i = 0; i < 100; ++i) segments.push_back({25000 + 20 * i, 7});
       if (adam)
-        kernels::adamw(q, memory.state(gradients), memory.m.view(), memory.v.view(), segments.data(), int(segments.size()),
+        kernels::adamw(q, memory.state(gradients), memory.m.view(), memory.v.view(), Segments(*device, segments),
                        scalars(*device, 0.5f, 1, 0.1f, 0.001f).view(), {});
       else
-        kernels::sgd(q, memory.state(gradients), {}, segments.data(), int(segments.size()), scalars(*device, 0.5f).view(), {},
-                     true);
+        kernels::sgd(q, memory.state(gradients), {}, Segments(*device, segments), scalars(*device, 0.5f).view(), {});
       auto after = download(q, memory.masters), rounded = download(q, memory.weights);
       std::vector<bool> inside(std::size_t(n), false);
       for (auto& s : segments)
@@ -124,7 +137,7 @@ TEST(Update, SquareSumsAndClip) {
         blocks.push_back({s.begin + i, std::min(s.size - i, kernels::norm_block)});
     ASSERT_EQ(blocks.size(), 7u);
     Tensor partials = poisoned(device, {7});
-    kernels::square_sums(q, partials.view(), gradients.view(), spans.data(), int(spans.size()));
+    kernels::square_sums(q, partials.view(), gradients.view(), Spans(device, spans));
     auto sums = download(q, partials);
     double total = 0;
     // Vectors add in lanes, which is better; a build without them adds 4096 terms one by one, which is this good.
@@ -154,7 +167,7 @@ TEST(Update, SquareSumsAndClip) {
     }
     EXPECT_EQ(clip(make_tensor(device, {2}, {0, 0}), 1), std::pair(0.f, 1.f));
     Tensor empty(device, {1});
-    kernels::square_sums(q, empty.view().slice(0, 0), gradients.view(), nullptr, 0);
+    kernels::square_sums(q, empty.view().slice(0, 0), gradients.view(), Spans(device, {}));
   });
 }
 
@@ -180,11 +193,11 @@ TEST(Update, PlaceDoesNotMatter) {
         }
         for (int t = 1; t < 4; ++t) {
           if (adam)
-            kernels::adamw(q, memory.state(gradients), memory.m.view(), memory.v.view(), segments.data(), int(segments.size()),
+            kernels::adamw(q, memory.state(gradients), memory.m.view(), memory.v.view(), Segments(device, segments),
                            scalars(device, 0.1f, 0.3f, 0.2f, 0.7f).view(), {});
           else
-            kernels::sgd(q, memory.state(gradients), memory.m.view(), segments.data(), int(segments.size()),
-                         scalars(device, 0.1f, 0.3f).view(), {.momentum = 0.9f, .nesterov = true}, t == 1);
+            kernels::sgd(q, memory.state(gradients), memory.m.view(), Segments(device, segments),
+                         scalars(device, 0.1f, 0.3f, 1, 1, t == 1).view(), {.momentum = 0.9f, .nesterov = true});
         }
         return download(q, memory.masters.view().slice(shift, n));
       };
@@ -199,11 +212,11 @@ TEST(Update, AScaleOfZeroHidesNan) {
     Memory memory(*device, {1, 2, 3}, DType::f32);
     Tensor gradients = make_tensor(*device, {3}, {NAN, INFINITY, 1});
     Segment segment{0, 3, 1, 0.5f};
-    kernels::sgd(q, memory.state(gradients), memory.m.view(), &segment, 1, scalars(*device, 0.5f, 0).view(), {.momentum = 0.9f},
-                 true);
+    kernels::sgd(q, memory.state(gradients), memory.m.view(), Segments(*device, {segment}),
+                 scalars(*device, 0.5f, 0, 1, 1, true).view(), {.momentum = 0.9f});
     EXPECT_EQ(download(q, memory.masters), (std::vector<float>{.75f, 1.5f, 2.25f})) << "decay alone";
-    kernels::adamw(q, memory.state(gradients), memory.v.view(), memory.v.view(), &segment, 1, scalars(*device, 0.5f, 0).view(),
-                   {});
+    kernels::adamw(q, memory.state(gradients), memory.v.view(), memory.v.view(), Segments(*device, {segment}),
+                   scalars(*device, 0.5f, 0).view(), {});
     EXPECT_EQ(download(q, memory.masters), (std::vector<float>{.5625f, 1.125f, 1.6875f})) << "decay alone";
   }
 }
@@ -215,15 +228,20 @@ TEST(Update, WrongSizesAreRefused) {
   Segment beyond{1, 3};
   Span outside{0, 3, 2};
   auto s = scalars(device, 1);
-  EXPECT_THROW(kernels::sgd(device.queue(), memory.state(gradients), {}, &beyond, 1, s.view(), {}, true), Error);
-  EXPECT_THROW(
-      kernels::adamw(device.queue(), memory.state(gradients), memory.m.view(), memory.v.view(), &beyond, 1, s.view(), {}), Error);
+  EXPECT_THROW(kernels::sgd(device.queue(), memory.state(gradients), {}, Segments(device, {beyond}), s.view(), {}), Error);
+  EXPECT_THROW(kernels::adamw(device.queue(), memory.state(gradients), memory.m.view(), memory.v.view(),
+                              Segments(device, {beyond}), s.view(), {}),
+               Error);
   Segment before{0, 3, 1, 0, 1};  // its moments begin at its second element
-  EXPECT_THROW(
-      kernels::adamw(device.queue(), memory.state(gradients), memory.m.view(), memory.v.view(), &before, 1, s.view(), {}), Error);
+  EXPECT_THROW(kernels::adamw(device.queue(), memory.state(gradients), memory.m.view(), memory.v.view(),
+                              Segments(device, {before}), s.view(), {}),
+               Error);
   Segment fine{0, 3};
-  EXPECT_THROW(kernels::sgd(device.queue(), memory.state(gradients), {}, &fine, 1, s.view(), {.momentum = 0.9f}, true), Error);
-  EXPECT_THROW(kernels::square_sums(device.queue(), partials.view(), gradients.view(), &outside, 1), Error);
+  EXPECT_THROW(kernels::sgd(device.queue(), memory.state(gradients), {}, Segments(device, {fine}), s.view(), {.momentum = 0.9f}),
+               Error);
+  EXPECT_THROW(kernels::square_sums(device.queue(), partials.view(), gradients.view(), Spans(device, {outside})), Error);
+  EXPECT_THROW(Segments(device, {Segment{-1, 2}}), Error);
+  EXPECT_THROW(Spans(device, {Span{0, 3, -1}}), Error);
 }
 
 TEST(Update, ThreadsDoNotMatter) {
@@ -237,9 +255,9 @@ TEST(Update, ThreadsDoNotMatter) {
         [&] {
           Memory memory(device, random_values(n, 1), dtype);
           for (int t = 1; t < 4; ++t) {
-            kernels::sgd(q, memory.state(gradients), memory.m.view(), segments.data(), 2, scalars(device, 0.1f).view(),
-                         {.momentum = 0.9f}, t == 1);
-            kernels::adamw(q, memory.state(gradients), memory.m.view(), memory.v.view(), segments.data(), 2,
+            kernels::sgd(q, memory.state(gradients), memory.m.view(), Segments(device, segments),
+                         scalars(device, 0.1f, 1, 1, 1, t == 1).view(), {.momentum = 0.9f});
+            kernels::adamw(q, memory.state(gradients), memory.m.view(), memory.v.view(), Segments(device, segments),
                            scalars(device, 0.1f).view(), {});
           }
           return download(q, memory.masters);
@@ -250,7 +268,7 @@ TEST(Update, ThreadsDoNotMatter) {
     expect_same_for_any_threads(
         [&] {
           Tensor s = scalars(device, 0);
-          kernels::square_sums(q, partials.view(), gradients.view(), spans.data(), 1);
+          kernels::square_sums(q, partials.view(), gradients.view(), Spans(device, spans));
           kernels::clip(q, s.view(), partials.view(), 1);
           return download(q, s);
         },
