@@ -137,6 +137,7 @@ Session::Session(SessionOptions options) : parts_(std::make_unique<Parts>()) {
   int tasks = number("SLURM_STEP_NUM_TASKS", options.alone ? 1 : number("SLURM_NTASKS", 1));
   if (launched_ranks() > 1) {
     int provided = 0;
+    parallel::prepare_mpi();
     MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided);
     p.started_mpi = true;
     p.group = parallel::open_mpi_group();

@@ -34,6 +34,11 @@ double time_of(Session& session, parallel::DataParallel& strategy, optim::Optimi
   return best;
 }
 
+std::string way_text(const parallel::DataParallel& strategy, bool sharded) {
+  if (!sharded) return "whole, on every rank";
+  return std::string("sharded, each rank its part of the weights") + (strategy.common_masters() ? ", one copy for all" : "");
+}
+
 }  // namespace
 
 Update choose_update(const std::string& way, Session& session, parallel::DataParallel& strategy,
@@ -41,7 +46,7 @@ Update choose_update(const std::string& way, Session& session, parallel::DataPar
   if (session.size() == 1) return {build(), ""};
   if (way != "auto") {
     strategy.share_update(way == "sharded");
-    return {build(), way == "sharded" ? "update: sharded, each rank its part of the weights" : "update: whole, on every rank"};
+    return {build(), "update: " + way_text(strategy, way == "sharded")};
   }
   std::unique_ptr<optim::Optimizer> optimizer;
   double seconds[2] = {};
@@ -57,9 +62,9 @@ Update choose_update(const std::string& way, Session& session, parallel::DataPar
   }
   const bool sharded = seconds[1] < seconds[0];
   take(sharded);  // anew: steps of zeros are forgotten
-  return {std::move(optimizer), fmt::format("update: {} (sums and update alone take {:.3g} ms; {}: {:.3g} ms)",
-                                            sharded ? "sharded, each rank its part of the weights" : "whole, on every rank",
-                                            1e3 * seconds[sharded], sharded ? "whole" : "sharded", 1e3 * seconds[!sharded])};
+  return {std::move(optimizer),
+          fmt::format("update: {} (sums and update alone take {:.3g} ms; {}: {:.3g} ms)", way_text(strategy, sharded),
+                      1e3 * seconds[sharded], sharded ? "whole" : "sharded", 1e3 * seconds[!sharded])};
 }
 
 }  // namespace lockstep::launch

@@ -15,7 +15,7 @@ struct AllReduceTime {
 };
 
 /// Times all_reduce on this communicator's own memory, freshly written as backward leaves it, from 16 KiB in steps of two to
-/// `most` bytes or 32 MiB; less far where the link is slow: it takes at most about half a second. Every rank gets the same
+/// `most` bytes or 32 MiB; less far where the link is slow: it takes about half a second at most. Every rank gets the same
 /// answer. Collective.
 std::vector<AllReduceTime> time_all_reduce(Communicator&, Group&, const Queue&, DType, std::int64_t most);
 

@@ -76,6 +76,9 @@ class Communicator {
   /// Zeroed memory for buckets, called by all ranks with the same size: what lets it be shared between ranks of a machine or
   /// registered with the network. A collective on a piece of it takes the piece at the same place on every rank.
   virtual Memory allocate(std::size_t bytes) = 0;
+  /// Zeroed memory that is one and the same on all ranks: what one writes, all read. Null on every rank where there is none, as
+  /// when they are on several machines. What is written is seen by the others behind a collective that follows. Collective.
+  virtual Memory allocate_common(std::size_t bytes) { return (void)bytes, nullptr; }
 };
 
 }  // namespace lockstep::parallel

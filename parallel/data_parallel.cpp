@@ -73,12 +73,6 @@ DataParallel::DataParallel(ParameterSet& parameters, Communicator& communicator,
   require_same(group, describe(layout));
 
   const Queue& queue = parameters.device().queue();
-  auto memory_of = [&](const char* owner) -> Allocate {
-    return [&communicator, &arena = parameters.device().arena(), owner](std::size_t bytes) {
-      Memory memory = communicator.allocate(bytes);
-      return communicator.size() == 1 ? memory : arena.adopt(owner, memory, bytes);  // a lone rank's is the arena's own
-    };
-  };
   Allocate allocate = memory_of("gradients");
   flat_ = place(parameters, std::move(layout), memory_of("weights"));
   std::int64_t statistics = 0;
@@ -103,10 +97,46 @@ DataParallel::DataParallel(ParameterSet& parameters, Communicator& communicator,
   share_update(options_.sharded_update);
 }
 
+Allocate DataParallel::memory_of(const char* owner) {
+  return [this, &arena = parameters_.device().arena(), owner](std::size_t bytes) {
+    Memory memory = communicator_.allocate(bytes);
+    return communicator_.size() == 1 ? memory : arena.adopt(owner, memory, bytes);  // a lone rank's is the arena's own
+  };
+}
+
+/// Moves the parameters, with their values, into memory that all ranks see, where there is such, or back into this rank's own.
+/// Buffers stay this rank's: each moves its averages itself.
+void DataParallel::place_masters(bool common) {
+  if (common == common_) return;
+  Device& device = parameters_.device();
+  Memory shared =
+      common ? communicator_.allocate_common(std::size_t(std::max<std::int64_t>(flat_.layout.total, 1)) * 4) : nullptr;
+  if (common && !shared) return;
+  const Queue& queue = device.queue();
+  const Flat old = std::move(flat_);
+  std::vector<View> masters;
+  for (auto& p : parameters_.all()) masters.push_back(p->master);
+  flat_ = place(parameters_, old.layout, [&, own = memory_of("weights")](std::size_t bytes) {
+    return shared ? device.arena().adopt("weights", std::exchange(shared, nullptr), bytes) : own(bytes);
+  });
+  for (std::size_t i = 0; i < masters.size(); ++i) {
+    auto& p = *parameters_.all()[i];
+    if (common && p.role == Parameter::Role::buffer) {
+      p.value->memory = device.arena().allocate(p.master.bytes());
+      p.value->value = p.master = {p.value->memory.get(), p.master.size, p.master.dtype};
+    }
+    kernels::copy(queue, p.master, masters[i]);
+  }
+  refresh_weights(queue, flat_);
+  common_ = common;
+}
+
 void DataParallel::share_update(bool sharded) {
   require(lane_ < 0, "share_update: a step is under way");
   const bool shares = sharded && options_.communicate && communicator_.size() > 1;
-  sharded_ = shares ? std::make_unique<ShardedUpdate>(communicator_, flat_) : nullptr;
+  sharded_.reset();
+  place_masters(shares);
+  if (shares) sharded_ = std::make_unique<ShardedUpdate>(communicator_, flat_, common_);
   flat_.update = sharded_.get();
   steps_ = 0;  // other collectives take other times
   costs_.clear();
@@ -150,6 +180,7 @@ void DataParallel::begin_step() {
   tickets_.clear();
   without_gradient_.clear();
   std::ranges::fill(reached_, 0);
+  if (common_) meet(parameters_.device().queue());  // whatever ranks have written into masters between steps is there
   began_ = backward_done_ = communicator_.mark(parameters_.device().queue());
 }
 

@@ -41,7 +41,8 @@ class DataParallel final : public GradientSink {
     bool communicate = true;  ///< false: a stub for measuring what communication costs; gradients stay local
     DType gradient = DType::f32;
     BucketOptions buckets = {};
-    bool sharded_update = false;  ///< each rank sums and updates a part of the parameters; the same bits
+    bool sharded_update = false;  ///< each rank sums and updates a part of the parameters; the same bits. Ranks of one machine
+                                  ///< then have one copy of masters together: what one writes into them, all see
   };
   DataParallel(ParameterSet&, Communicator&, Group&, Options);
   ~DataParallel() override;
@@ -58,8 +59,11 @@ class DataParallel final : public GradientSink {
   /// stands in a step: its gradients have just been computed, everything else waits. From then on times() knows what is hidden.
   static constexpr int settling_steps = 9;
 
-  /// In place of Options::sharded_update; the same on all ranks, between steps. Optimizers made before do not follow.
+  /// In place of Options::sharded_update; the same on all ranks, between steps. Parameters may move: make optimizers, and views
+  /// of masters, anew.
   void share_update(bool sharded);
+  /// Whether the ranks have one copy of the masters together.
+  bool common_masters() const { return common_; }
 
   void begin_step();
   /// `lane`: 0 … lanes().count - 1, in order. `backwards`: how many backward passes this lane will run; buckets leave during the
@@ -99,6 +103,8 @@ class DataParallel final : public GradientSink {
     std::int64_t begin;
   };
   bool listening() const { return lane_ == share_.count - 1 && backwards_ == 1; }
+  Allocate memory_of(const char* owner);
+  void place_masters(bool common);
   void point_gradients(View at, View statistics, bool keep);
   void settle_unused(const Queue&);
   void settle(const Queue&, std::size_t slot);
@@ -118,6 +124,7 @@ class DataParallel final : public GradientSink {
   Flat flat_;
   LaneSums sums_, statistic_sums_;
   std::unique_ptr<ShardedUpdate> sharded_;  // of a sharded update
+  bool common_ = false;                     // masters, but those of buffers, are one memory on all ranks
   std::vector<Statistic> statistics_;
   std::unordered_map<const Parameter*, std::size_t> slots_;  // of parameters in buckets
 

@@ -1,8 +1,10 @@
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <list>
 #include <optional>
+#include <string>
 #include <thread>
 #include <utility>
 
@@ -197,6 +199,9 @@ class MpiCommunicator final : public Communicator {
       refused_ = true;
     }
     return memory ? memory : host_memory(bytes);
+  }
+  Memory allocate_common(std::size_t bytes) override {
+    return window_ && one_machine() ? share_block(*machine_comm_, bytes, Pages::now) : nullptr;
   }
 
  private:
@@ -515,6 +520,11 @@ class MpiCommunicator final : public Communicator {
 };
 
 }  // namespace
+
+void prepare_mpi() {
+  const std::string limit = std::to_string(mpi_message + 1024);  // the library's headers included
+  for (const char* name : {"OMPI_MCA_btl_tcp_eager_limit", "OMPI_MCA_btl_tcp_rndv_eager_limit"}) setenv(name, limit.c_str(), 0);
+}
 
 std::unique_ptr<Communicator> open_mpi_communicator(MpiOptions options) {
   return std::make_unique<MpiCommunicator>(duplicate(MPI_COMM_WORLD), options);

@@ -64,7 +64,7 @@ class MpiGroup final : public Group {
     return std::accumulate(values.begin(), values.end(), 0.0);
   }
   std::shared_ptr<std::byte> node_memory(std::size_t bytes) override {
-    auto memory = share_block(*machine_, bytes);
+    auto memory = share_block(*machine_, bytes, Pages::when_touched);
     return all(memory != nullptr) ? memory : nullptr;
   }
   bool all(bool value) override {

@@ -10,8 +10,15 @@ namespace lockstep::parallel {
 /// A communicator of one rank. allocate() gives memory of `device`, or host memory without one.
 std::unique_ptr<Communicator> open_solo_communicator(Device* device = nullptr);
 
+/// Bytes of one message at most.
+inline constexpr std::int64_t mpi_message = 256 << 10;
+/// Call it before MPI_Init. Lets Open MPI send messages of that size over TCP as soon as they are posted: its own limit is 64
+/// KiB, and larger ones wait until both ends have asked and answered, which ranks that compute do only between two ops. What the
+/// user has set stays. Other MPI libraries, and other networks, take no notice.
+void prepare_mpi();
+
 struct MpiOptions {
-  std::int64_t piece = std::int64_t(1) << 30;  ///< bytes of one message at most: 2 GiB and more do not fit MPI's counts
+  std::int64_t piece = mpi_message;
   int machine = -1;  ///< for tests: ranks of one machine that say different numbers act as if they were on different machines
 };
 /// All ranks of MPI_COMM_WORLD, on host memory. MPI has been started by the caller and is called from this thread only.

@@ -35,7 +35,8 @@ std::vector<Range> divide(const std::vector<Layout::Slot>& slots, std::int64_t b
 
 }  // namespace
 
-ShardedUpdate::ShardedUpdate(Communicator& communicator, const Flat& flat) : communicator_(communicator), flat_(flat) {
+ShardedUpdate::ShardedUpdate(Communicator& communicator, const Flat& flat, bool common)
+    : communicator_(communicator), flat_(flat), common_(common), meeting_(communicator.allocate(sizeof(float))) {
   const auto& slots = flat.layout.slots;
   const std::int64_t ranks = communicator.size();
   const std::int64_t size = std::max(near, flat.layout.trained / ranks / most_pieces);
@@ -71,6 +72,7 @@ void ShardedUpdate::sum(const Queue& queue, View values) {
 }
 
 void ShardedUpdate::publish(const Queue& queue, std::size_t part) {
+  if (common_) return;
   std::vector<View> views;
   for (Range piece : pieces_[part]) views.push_back(flat_.masters.slice(piece.begin, piece.size));
   communicator_.gather_parts(queue, views);
@@ -78,6 +80,7 @@ void ShardedUpdate::publish(const Queue& queue, std::size_t part) {
 }
 
 void ShardedUpdate::join(const Queue& queue) {
+  if (common_) communicator_.all_reduce(queue, {meeting_.get(), 1, DType::f32});  // all have updated their parts
   communicator_.join(queue);
 }
 

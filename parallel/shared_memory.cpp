@@ -93,12 +93,13 @@ SharedMemory share_memory(MPI_Comm comm, std::size_t bytes) {
   return memory;
 }
 
-Memory share_block(MPI_Comm machine, std::size_t bytes) {
+Memory share_block(MPI_Comm machine, std::size_t bytes, Pages pages) {
   int rank = 0;
   check_mpi(MPI_Comm_rank(machine, &rank));
   bytes = std::max<std::size_t>(bytes, sizeof(std::uint64_t));
   File file(rank == 0 ? memfd_create("lockstep", MFD_CLOEXEC) : -1);
-  const bool made = rank != 0 || (file.number >= 0 && ftruncate(file.number, off_t(bytes)) == 0);
+  const bool made = rank != 0 || (file.number >= 0 && ftruncate(file.number, off_t(bytes)) == 0 &&
+                                  (pages == Pages::when_touched || fallocate(file.number, 0, 0, off_t(bytes)) == 0));
   auto mapping = std::make_shared<Mapping>(rank == 0 && made ? file.number : -1, bytes);
   Address address{getpid(), file.number, std::random_device()() + (std::uint64_t(std::random_device()()) << 32)};
   if (mapping->data) std::memcpy(mapping->data, &address.token, sizeof address.token);

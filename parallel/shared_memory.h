@@ -23,8 +23,10 @@ struct SharedMemory {
 /// giving the memory back is not.
 SharedMemory share_memory(MPI_Comm comm, std::size_t bytes);
 
+/// When memory is taken from the machine.
+enum class Pages : std::uint8_t { now, when_touched };
 /// One piece of `bytes` zeroed bytes for all ranks of `machine`, which are on one machine; absent on every rank when there is no
-/// memory to be had. Its pages are taken when they are touched. Collective; giving it back is not.
-Memory share_block(MPI_Comm machine, std::size_t bytes);
+/// memory to be had. Collective; giving it back is not.
+Memory share_block(MPI_Comm machine, std::size_t bytes, Pages);
 
 }  // namespace lockstep::parallel
