@@ -19,11 +19,22 @@ struct Row {
   HD bool ignored() const { return target == options.ignore_index; }
   HD bool out_of_range() const { return target < 0 || target >= columns; }
 
-  HD float loss(float log_total, float at_target, float sum) const {
+  struct Sums {
+    float log_total;  ///< log of the sum of exp(x)
+    float logits;     ///< sum of x, where labels are smoothed
+  };
+  template <class Team, class T>
+  HD Sums sums(Team team, const T* x) const {
+    float log_total = team.log_sum_exp(columns, [&](std::int64_t c) { return float(x[c]); });
+    float logits = options.label_smoothing > 0 ? team.sum(columns, [&](std::int64_t c) { return float(x[c]); }) : 0.f;
+    return {log_total, logits};
+  }
+
+  HD float loss(Sums sums, float at_target) const {
     if (ignored()) return 0;
     if (out_of_range()) return not_a_number();
     float smoothing = options.label_smoothing;
-    return log_total - (1 - smoothing) * at_target - smoothing * (sum / float(columns));
+    return sums.log_total - (1 - smoothing) * at_target - smoothing * (sums.logits / float(columns));
   }
 
   /// put(c, seed * (softmax(x)[c] - target[c])) for every column.
@@ -51,12 +62,11 @@ struct Forward {
   template <class Team>
   HD void operator()(Team team, std::int64_t r) const {
     const T* x = logits + r * columns;
-    float log_total = team.log_sum_exp(columns, [&](std::int64_t c) { return float(x[c]); });
-    float sum = options.label_smoothing > 0 ? team.sum(columns, [&](std::int64_t c) { return float(x[c]); }) : 0.f;
-    if (!team.first()) return;
     Row row{targets[r], columns, options};
-    log_sum[r] = log_total;
-    row_loss[r] = row.loss(log_total, row.out_of_range() ? 0.f : float(x[row.target]), sum);
+    Row::Sums sums = row.sums(team, x);
+    if (!team.first()) return;
+    log_sum[r] = sums.log_total;
+    row_loss[r] = row.loss(sums, row.out_of_range() ? 0.f : float(x[row.target]));
   }
 };
 
@@ -98,13 +108,12 @@ struct InPlace {
     Row row{targets[r], columns, options};
     // Every member reads it before the sums, behind which the first of them overwrites it.
     float at_target = row.out_of_range() ? 0.f : float(x[row.target]);
-    float log_total = team.log_sum_exp(columns, [&](std::int64_t c) { return float(x[c]); });
-    float sum = options.label_smoothing > 0 ? team.sum(columns, [&](std::int64_t c) { return float(x[c]); }) : 0.f;
-    if (team.first()) row_loss[r] = row.loss(log_total, at_target, sum);
+    Row::Sums sums = row.sums(team, x);
+    if (team.first()) row_loss[r] = row.loss(sums, at_target);
     if (row.ignored())
       team.each(columns, [&](std::int64_t c) { x[c] = T(0.f); });
     else
-      row.gradient(team, x, log_total, seed[0], [&](std::int64_t c, float d) { x[c] = T(d); });
+      row.gradient(team, x, sums.log_total, seed[0], [&](std::int64_t c, float d) { x[c] = T(d); });
   }
 };
 
