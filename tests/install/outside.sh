@@ -11,7 +11,7 @@ cmake --install "$build" --prefix "$prefix" >"$folder/install.log" || { cat "$fo
 [ -z "$(find "$prefix/include" -name '*.h' -exec grep -l '^// Private to ' {} +)" ] || { echo "Private headers were installed." && exit 1; }
 
 cp -r "$source/examples/custom" "$folder/custom"
-cmake -S "$folder/custom" -B "$folder/build" -DCMAKE_PREFIX_PATH="$prefix" -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS="${3:-}"
+cmake -G Ninja -S "$folder/custom" -B "$folder/build" -DCMAKE_PREFIX_PATH="$prefix" -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS="${3:-}"
 cmake --build "$folder/build"
 "$source/tests/examples/custom.sh" "$folder/build/custom"
 # The installed program finds its libraries by itself, wherever it was installed.
