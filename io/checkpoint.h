@@ -90,7 +90,7 @@ enum class Match : std::uint8_t {
   subset,  ///< those given; the checkpoint may hold more (evaluation needs no optimizer state)
 };
 /// Fills the views (host or device memory; whole tensors or ranges of them) from a checkpoint written by any number of ranks, and
-/// checks what it reads; values are converted when the view's type differs (f32 <-> bf16). Collective; every rank reads. A
+/// checks what it reads; values are converted when the view's type differs (f32 <-> bf16, f16). Collective; every rank reads. A
 /// checkpoint of another model: Error (bad_data) naming the first difference.
 void load_checkpoint(const FoundCheckpoint&, const std::vector<NamedView>&, Match, const Queue&, Group&);
 

@@ -19,7 +19,8 @@ namespace {
 hdf5::Element element_of(DType d) {
   switch (d) {
     case DType::f32: return hdf5::Element::f32;
-    case DType::bf16: return hdf5::Element::u16;  // HDF5 has no bfloat16: the bits, and an attribute
+    case DType::bf16:  // HDF5 has no name for either: the bits, and an attribute
+    case DType::f16: return hdf5::Element::u16;
     case DType::i32: return hdf5::Element::i32;
     default: return hdf5::Element::u8;
   }
@@ -30,6 +31,7 @@ double missing_value(DType d) {
   switch (d) {
     case DType::f32: return std::numeric_limits<double>::quiet_NaN();
     case DType::bf16: return 0x7fc0;
+    case DType::f16: return 0x7e00;
     case DType::i32: return std::numeric_limits<std::int32_t>::min();
     default: return 255;
   }
@@ -102,7 +104,7 @@ FileLayout lay_out(const std::vector<Manifest::Tensor>& tensors, const std::vect
       const auto& t = tensors[s.tensor];
       const bool whole = s.size == count(t.shape);
       const auto data = file.create_dataset(t.name, element_of(t.dtype), whole ? t.shape : Shape{s.size}, {.reserve = true});
-      if (t.dtype == DType::bf16) file.set(t.name, "dtype", "bf16");
+      if (is_half(t.dtype)) file.set(t.name, "dtype", name_of(t.dtype));
       if (!whole) file.set(t.name, "begin", s.begin);
       layout.offsets.push_back(data.offset());
       plan.pieces.push_back({std::int64_t(s.tensor), 0, s.begin, s.size, data.offset(), {}});
@@ -136,7 +138,7 @@ std::string view_file(const Manifest& manifest) {
       file.create_dataset(t.name, element_of(t.dtype), t.shape);
     else
       file.create_virtual(t.name, element_of(t.dtype), t.shape, sources, missing_value(t.dtype));
-    if (t.dtype == DType::bf16) file.set(t.name, "dtype", "bf16");
+    if (is_half(t.dtype)) file.set(t.name, "dtype", name_of(t.dtype));
   }
   return file.image();
 }

@@ -46,7 +46,7 @@ class Dataset {
   virtual ~Dataset() = default;
   const DatasetInfo& info() const { return info_; }
   std::int64_t rows() const { return info_.rows; }
-  /// Writes row rows[i] to place i of `inputs` (tokens: i32; else f32 or bf16, normalised) and `targets` (info().target_dtype;
+  /// Writes row rows[i] to place i of `inputs` (tokens: i32; else floats, normalised) and `targets` (info().target_dtype;
   /// those that are not counted: ignored_target), which are host memory. May be called from several threads. Throws Error
   /// (bad_data, io) naming the file and the dataset. With `draws` (its site is not used) images are cropped and mirrored as the
   /// configuration asks, place i of the lane by element i.

@@ -20,7 +20,7 @@ void need(bool ok, const std::string& what) {
 }
 
 DType dtype_named(const std::string& name) {
-  for (DType d : {DType::f32, DType::bf16, DType::i32, DType::u8})
+  for (DType d : {DType::f32, DType::bf16, DType::f16, DType::i32, DType::u8})
     if (name == name_of(d)) return d;
   throw std::runtime_error("unknown type '" + name + "'");
 }

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -87,21 +86,12 @@ SafetensorsHeader::Entry entry_of(const std::string& name, const Json& value) {
   return entry;
 }
 
-float from_half(std::uint16_t bits) {
-  const int exponent = bits >> 10 & 31, fraction = bits & 1023;
-  const float size = exponent == 0 ? std::ldexp(float(fraction), -24)
-                     : exponent == 31
-                         ? (fraction ? std::numeric_limits<float>::quiet_NaN() : std::numeric_limits<float>::infinity())
-                         : std::ldexp(float(1024 + fraction), exponent - 25);
-  return bits >> 15 ? -size : size;
-}
-
 template <class T>
-void convert(const std::vector<char>& bytes, std::vector<float>& out, auto&& value) {
+void convert(const std::vector<char>& bytes, std::vector<float>& out) {
   for (std::size_t i = 0; i < out.size(); ++i) {
     T one;
     std::memcpy(&one, bytes.data() + i * sizeof(T), sizeof(T));
-    out[i] = value(one);
+    out[i] = float(one);
   }
 }
 
@@ -161,21 +151,20 @@ std::vector<float> SafetensorsFile::read(const SafetensorsHeader::Entry& entry) 
   std::vector<char> bytes(std::size_t(entry.end - entry.begin));
   RawFile(path_, RawFile::Mode::read).read(data_ + entry.begin, entry.end - entry.begin, bytes.data());
   std::vector<float> out(std::size_t(count(entry.shape)));
-  auto plain = [](auto v) { return float(v); };
   if (entry.dtype == "F32") {
     if (!out.empty()) std::memcpy(out.data(), bytes.data(), bytes.size());
   } else if (entry.dtype == "BF16") {
-    convert<std::uint16_t>(bytes, out, [](std::uint16_t bits) { return std::bit_cast<float>(std::uint32_t(bits) << 16); });
+    convert<bf16>(bytes, out);
   } else if (entry.dtype == "F16") {
-    convert<std::uint16_t>(bytes, out, from_half);
+    convert<f16>(bytes, out);
   } else if (entry.dtype == "F64") {
-    convert<double>(bytes, out, plain);
+    convert<double>(bytes, out);
   } else if (entry.dtype == "I64") {
-    convert<std::int64_t>(bytes, out, plain);
+    convert<std::int64_t>(bytes, out);
   } else if (entry.dtype == "I32") {
-    convert<std::int32_t>(bytes, out, plain);
+    convert<std::int32_t>(bytes, out);
   } else if (entry.dtype == "U8" || entry.dtype == "BOOL") {
-    convert<std::uint8_t>(bytes, out, plain);
+    convert<std::uint8_t>(bytes, out);
   } else {
     throw Error(path_ + ": '" + entry.name + "' is " + entry.dtype + "; F32, F16, BF16, F64, I64, I32, U8 and BOOL can be read",
                 Exit::bad_data);

@@ -42,10 +42,10 @@ void output(const Attributes& t, const AttentionShape& s, Name name, int64_t par
 }
 
 /// The plan that cuDNN likes best, or nothing when it has none.
-std::shared_ptr<AttentionPlan> make_plan(cudnnHandle_t cudnn, const AttentionShape& s, bool backward) {
+std::shared_ptr<AttentionPlan> make_plan(cudnnHandle_t cudnn, const AttentionShape& s, DType dtype, bool backward) {
   auto plan = std::make_shared<AttentionPlan>();
   fe::graph::Graph& graph = plan->graph;
-  graph.set_io_data_type(fe::DataType_t::BFLOAT16)
+  graph.set_io_data_type(dtype == DType::bf16 ? fe::DataType_t::BFLOAT16 : fe::DataType_t::HALF)
       .set_intermediate_data_type(fe::DataType_t::FLOAT)
       .set_compute_data_type(fe::DataType_t::FLOAT);
   Attributes q = tensor(graph, s, q_name, 3), k = tensor(graph, s, k_name, 3), v = tensor(graph, s, v_name, 3);
@@ -77,15 +77,15 @@ std::shared_ptr<AttentionPlan> make_plan(cudnnHandle_t cudnn, const AttentionSha
 
 /// Runs a pass; false when cuDNN has none. Part i of packed memory begins i * width elements behind its first one.
 bool run(const Queue& queue, const AttentionShape& s, bool backward, View qkv, View y, View log_sum, View dqkv, View dy) {
-  if (qkv.dtype != DType::bf16 || s.dropout > 0 || s.size % 8 != 0 || s.size > 256) return false;
+  if (!is_half(qkv.dtype) || s.dropout > 0 || s.size % 8 != 0 || s.size > 256) return false;
   if (alignment_of({qkv.data, y.data, log_sum.data, dqkv.data, dy.data}) < 16) return false;
   CudaLibraries& libraries = *queue.cuda;
   std::int32_t scale_bits = 0;
   std::memcpy(&scale_bits, &s.scale, sizeof scale_bits);
-  PlanKey key = {backward, s.batch, s.length, s.heads, s.size, s.causal, scale_bits};
-  auto& plan = libraries.attentions.get(key, [&] { return make_plan(libraries.cudnn(), s, backward); });
+  PlanKey key = {backward, int64_t(qkv.dtype), s.batch, s.length, s.heads, s.size, s.causal, scale_bits};
+  auto& plan = libraries.attentions.get(key, [&] { return make_plan(libraries.cudnn(), s, qkv.dtype, backward); });
   if (!plan) return false;
-  auto part = [&](View packed, int64_t i) { return packed ? static_cast<void*>(packed.as<bf16>() + i * s.width()) : nullptr; };
+  auto part = [&](View packed, int64_t i) { return packed ? packed.slice(i * s.width(), 0).data : nullptr; };
   std::unordered_map<int64_t, void*> data = {
       {q_name, part(qkv, 0)}, {k_name, part(qkv, 1)}, {v_name, part(qkv, 2)}, {y_name, y.data}, {log_sum_name, log_sum.data}};
   if (backward) {

@@ -14,7 +14,7 @@ void batch_norm(const Queue&, View y, View mean, View variance, View x, View w, 
 /// As above with given statistics (f32): evaluation.
 void batch_norm_inference(const Queue&, View y, View x, View w, View b, View mean, View variance, std::int64_t channels,
                           float epsilon, bool relu);
-/// dx (+)=, dw (+)=, db (+)=; y is read only with relu. dw and db may be f32 while the rest is bf16.
+/// dx (+)=, dw (+)=, db (+)=; y is read only with relu. dw and db may be f32 while the rest has 16 bits.
 void batch_norm_backward(const Queue&, View dx, View dw, View db, View dy, View x, View y, View w, View mean, View variance,
                          std::int64_t channels, float epsilon, bool relu, Write write_x, Write write_w, Write write_b);
 

@@ -23,7 +23,7 @@ bool checked(const char* op, const ConvolutionShape& s, View x, View w, View y) 
   require(x.size == x_size, "{}: x has {} elements, its shape {}", op, x.size, x_size);
   require(y.size == y_size, "{}: y has {} elements, its shape {}", op, y.size, y_size);
   require(w.size == w_size, "{}: w has {} elements, its shape {}", op, w.size, w_size);
-  require(x.dtype == DType::f32 || x.dtype == DType::bf16, "{}: works on f32 and bf16, not on {}", op, name_of(x.dtype));
+  require(is_float(x.dtype), "{}: works on f32, bf16 and f16, not on {}", op, name_of(x.dtype));
   require(y.dtype == x.dtype, "{}: x is {}, y is {}", op, name_of(x.dtype), name_of(y.dtype));
   return s.batch > 0;
 }

@@ -20,7 +20,7 @@ struct ConvolutionShape {
 void convolution(const Queue&, const ConvolutionShape&, View y, View x, View w, View bias);
 /// dx (+)= gradient with respect to x.
 void convolution_backward_data(const Queue&, const ConvolutionShape&, View dx, View dy, View w, Write);
-/// dw (+)= gradient with respect to w; dw may be f32 while the rest is bf16.
+/// dw (+)= gradient with respect to w; dw may be f32 while the rest has 16 bits.
 void convolution_backward_weights(const Queue&, const ConvolutionShape&, View dw, View dy, View x, Write);
 
 }  // namespace lockstep::kernels

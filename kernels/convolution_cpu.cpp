@@ -127,10 +127,6 @@ void backward_weights(const Queue& q, const ConvolutionShape& s, View dw, View d
   plan.run(libraries.stream, {dw.data, dy.data, x.data});
 }
 
-bool needs_f32(const Queue& q, DType d) {
-  return d == DType::bf16 && !q.cpu->bf16_products;
-}
-
 /// Runs compute(to) so that its result is added to y: oneDNN's convolution gradients only overwrite.
 template <class Compute>
 void write_or_add(const Queue& q, View y, Write write, Compute compute) {
@@ -143,7 +139,7 @@ void write_or_add(const Queue& q, View y, Write write, Compute compute) {
 }  // namespace
 
 void convolution(const Queue& q, const ConvolutionShape& s, View y, View x, View w, View bias) {
-  if (!needs_f32(q, x.dtype)) return forward(q, s, y, x, w, bias);
+  if (q.cpu->computes_in(x.dtype)) return forward(q, s, y, x, w, bias);
   FloatCopy fx(q, x, true), fw(q, w, true), fb(q, bias, true), fy(q, y, false);
   forward(q, s, fy.view(), fx.view(), fw.view(), bias ? fb.view() : View{});
   fy.write_back();
@@ -151,7 +147,7 @@ void convolution(const Queue& q, const ConvolutionShape& s, View y, View x, View
 
 void convolution_backward_data(const Queue& q, const ConvolutionShape& s, View dx, View dy, View w, Write write) {
   write_or_add(q, dx, write, [&](View to) {
-    if (!needs_f32(q, dx.dtype)) return backward_data(q, s, to, dy, w);
+    if (q.cpu->computes_in(dx.dtype)) return backward_data(q, s, to, dy, w);
     FloatCopy fy(q, dy, true), fw(q, w, true), fx(q, to, false);
     backward_data(q, s, fx.view(), fy.view(), fw.view());
     fx.write_back();
@@ -160,7 +156,7 @@ void convolution_backward_data(const Queue& q, const ConvolutionShape& s, View d
 
 void convolution_backward_weights(const Queue& q, const ConvolutionShape& s, View dw, View dy, View x, Write write) {
   write_or_add(q, dw, write, [&](View to) {
-    if (!needs_f32(q, x.dtype)) return backward_weights(q, s, to, dy, x);
+    if (q.cpu->computes_in(x.dtype)) return backward_weights(q, s, to, dy, x);
     FloatCopy fy(q, dy, true), fx(q, x, true), fw(q, to, false);
     backward_weights(q, s, fw.view(), fy.view(), fx.view());
     fw.write_back();

@@ -5,7 +5,7 @@
 
 // Convolutions through cuDNN's graph interface: a graph of one operation, for which its heuristics offer engines, best first. We
 // take the first that keeps our promises: the same bits each run, sums in f32, no inputs rounded on the way. No engine of cuDNN 9
-// writes f32 gradients of bf16 images' weights: those are rounded to bf16 once, then converted.
+// writes f32 gradients of 16-bit images' weights: those are rounded to 16 bits once, then converted.
 
 namespace lockstep::kernels::cuda {
 namespace {
@@ -77,7 +77,7 @@ class Descriptor {
 };
 
 cudnnDataType_t type_of(DType d) {
-  return d == DType::f32 ? CUDNN_DATA_FLOAT : CUDNN_DATA_BFLOAT16;
+  return d == DType::f32 ? CUDNN_DATA_FLOAT : d == DType::bf16 ? CUDNN_DATA_BFLOAT16 : CUDNN_DATA_HALF;
 }
 
 /// An array of n x c x h x w elements whose channels are neighbours in memory.

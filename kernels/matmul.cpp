@@ -28,7 +28,7 @@ void matmul(const Queue& q, View y, View a, View b, std::int64_t m, std::int64_t
   require(b.size == o.batch * k * n, "matmul: b has {} elements, not {} x {} x {}", b.size, o.batch, k, n);
   require(y.size == o.batch * m * n, "matmul: y has {} elements, not {} x {} x {}", y.size, o.batch, m, n);
   require(a.dtype == b.dtype, "matmul: a is {}, b is {}", name_of(a.dtype), name_of(b.dtype));
-  require(a.dtype == DType::f32 || a.dtype == DType::bf16, "matmul: works on f32 and bf16, not on {}", name_of(a.dtype));
+  require(is_float(a.dtype), "matmul: works on f32, bf16 and f16, not on {}", name_of(a.dtype));
   require(y.dtype == a.dtype || y.dtype == DType::f32, "matmul: y is {}, a is {}", name_of(y.dtype), name_of(a.dtype));
   require(!o.bias || o.bias.size == n, "matmul: the bias has {} elements, not {}", o.bias.size, n);
   require(!o.pre_activation || o.activation, "matmul: pre_activation without an activation");

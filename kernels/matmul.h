@@ -32,7 +32,7 @@ struct MatmulOptions {
 /// y (m, n) (+)= activation(a (m, k) * b (k, n) + bias). a and b share a dtype; y has it too or is f32.
 /// Through oneDNN on the CPU and cuBLASLt on a GPU. There these join the product, the rest takes a pass of its own:
 /// * a bias of y's dtype, written or added to;
-/// * gelu_tanh and its slope, in bf16, written, where n is a multiple of 8 if a value before the activation is kept or read;
+/// * gelu_tanh and its slope, in 16 bits, written, where n is a multiple of 8 if a value before the activation is kept or read;
 /// * a bias gradient that is written and has y's dtype; with a slope, if that joins too.
 void matmul(const Queue&, View y, View a, View b, std::int64_t m, std::int64_t n, std::int64_t k, const MatmulOptions& = {});
 

@@ -98,7 +98,7 @@ void product_in_f32(const Queue& q, View y, View a, View b, std::int64_t m, std:
 }  // namespace
 
 void matmul(const Queue& q, View y, View a, View b, std::int64_t m, std::int64_t n, std::int64_t k, const MatmulOptions& o) {
-  bool copies = a.dtype == DType::bf16 && !q.cpu->bf16_products;
+  const bool copies = !q.cpu->computes_in(a.dtype);
   auto run = [&](View to, const MatmulOptions& options) {
     copies ? product_in_f32(q, to, a, b, m, n, k, options) : product(q, to, a, b, m, n, k, options);
   };

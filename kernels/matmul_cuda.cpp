@@ -20,7 +20,7 @@ namespace {
 using std::int64_t;
 
 cudaDataType_t type_of(DType d) {
-  return d == DType::f32 ? CUDA_R_32F : CUDA_R_16BF;
+  return d == DType::f32 ? CUDA_R_32F : d == DType::bf16 ? CUDA_R_16BF : CUDA_R_16F;
 }
 
 /// One call of cuBLASLt: y (+)= a b, and what its epilogue does.
@@ -212,7 +212,7 @@ std::optional<ProductPlan> make_plan(const Queue& q, const PlanKey& key, const P
   cublasLtMatmulPreferenceOpaque_t preference;
   check(cublasLtMatmulPreferenceInit(&preference));
   set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::uint64_t(CudaLibraries::product_workspace));
-  // Parts of a sum are added in f32 and in a fixed order, never rounded to bf16 in between.
+  // Parts of a sum are added in f32 and in a fixed order, never rounded to 16 bits in between.
   set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, std::uint32_t(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
   auto y_alignment = std::uint32_t(alignment_of({p.y.data, p.before.data}));
   set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, std::uint32_t(alignment_of({p.b.data})));
@@ -268,11 +268,10 @@ void linear(const Queue& q, const Product& p, View bias) {
                           {p.m, p.n, p.k, name_of(p.a.dtype), p.batch}));
 }
 
-/// Whether cuBLASLt's GELU may be used. It is the tanh approximation, exact enough for bf16; it makes no promise for the last
+/// Whether cuBLASLt's GELU may be used. It is the tanh approximation, exact enough for 16 bits; it makes no promise for the last
 /// digits of f32. Rows of the matrix before the activation must be multiples of 8 long.
 bool fits_gelu(const Product& p, Unary activation, bool has_before) {
-  return activation == Unary::gelu_tanh && p.y.dtype == DType::bf16 && p.write == Write::overwrite &&
-         (!has_before || p.n % 8 == 0);
+  return activation == Unary::gelu_tanh && is_half(p.y.dtype) && p.write == Write::overwrite && (!has_before || p.n % 8 == 0);
 }
 
 /// y = (a b) * slope, and the sum of its rows if that is asked for. `in_epilogue`: cuBLASLt may write that sum.

@@ -15,21 +15,19 @@ void visit_any(DType d, F&& f) {
   switch (d) {
     case DType::f32: return f.template operator()<float>();
     case DType::bf16: return f.template operator()<bf16>();
+    case DType::f16: return f.template operator()<f16>();
     case DType::i32: return f.template operator()<std::int32_t>();
     case DType::u8: return f.template operator()<std::uint8_t>();
   }
   throw Error("memory: unknown dtype");
 }
 
-template <class T>
-inline constexpr bool is_float = std::is_same_v<T, float> || std::is_same_v<T, bf16>;
-
 /// Floats become the nearest integer toward zero, held to the type's range, NaN 0; integers are held to the type's range.
 template <class To, class From>
 HD To converted(From x) {
-  if constexpr (is_float<To>) {
+  if constexpr (is_float(dtype_of<To>)) {
     return To(float(x));
-  } else if constexpr (is_float<From>) {
+  } else if constexpr (is_float(dtype_of<From>)) {
     constexpr float low = std::is_same_v<To, std::uint8_t> ? 0.f : -2147483648.f;
     constexpr float high = std::is_same_v<To, std::uint8_t> ? 255.f : 2147483520.f;  // the largest float below 2^31
     float v = float(x);

@@ -8,7 +8,7 @@
 
 namespace lockstep::kernels {
 
-/// y = x, converted between any two dtypes when they differ (f32 <-> bf16, u8 -> f32, …).
+/// y = x, converted between any two dtypes when they differ (f32 <-> bf16, f16, u8 -> f32, …).
 void cast(const Queue&, View y, View x);
 /// y[i] = value.
 void fill(const Queue&, View y, float value);

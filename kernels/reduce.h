@@ -16,7 +16,7 @@ void reduce_columns(const Queue&, Reduction, View y, View x, std::int64_t column
 void reduce_columns_backward(const Queue&, Reduction, View dx, View dy, View x, View y, std::int64_t columns, Write);
 
 /// y[c] (+)= sum over rows of x[r][c]: the gradient of a bias. Summed in blocks of rows of fixed size, so the result does not
-/// depend on the number of threads. y may be f32 while x is bf16.
+/// depend on the number of threads. y may be f32 while x has 16 bits.
 void sum_rows(const Queue&, View y, View x, std::int64_t columns, Write);
 
 /// y[0] (f32) (+)= sum of all of x, in blocks of fixed size.

@@ -17,8 +17,8 @@ template <class T>
 void add(T* y, const T* a, const T* b, std::int64_t n) {
 #pragma omp simd
   for (std::int64_t i = 0; i < n; ++i) {
-    if constexpr (std::is_same_v<T, bf16>)
-      y[i] = bf16(float(a[i]) + float(b[i]));
+    if constexpr (sizeof(T) == 2)
+      y[i] = T(float(a[i]) + float(b[i]));
     else if constexpr (std::is_same_v<T, std::int32_t>)
       y[i] = std::int32_t(std::uint32_t(a[i]) + std::uint32_t(b[i]));
     else
@@ -70,8 +70,9 @@ void merge_sums(std::span<const View> leaves, std::span<const Merge> merges, std
   switch (leaves[0].dtype) {
     case DType::f32: return merge_typed<float>(leaves, merges, stores);
     case DType::bf16: return merge_typed<bf16>(leaves, merges, stores);
+    case DType::f16: return merge_typed<f16>(leaves, merges, stores);
     case DType::i32: return merge_typed<std::int32_t>(leaves, merges, stores);
-    case DType::u8: fail(Exit::internal, "sums are defined on f32, bf16 and i32, not on u8", {});
+    case DType::u8: fail(Exit::internal, "sums are defined on f32, bf16, f16 and i32, not on u8", {});
   }
 }
 

@@ -6,7 +6,7 @@
 
 namespace lockstep::kernels {
 
-/// y = op(x), element by element; f32 or bf16, x and y alike. y may be x.
+/// y = op(x), element by element; floats, x and y alike. y may be x.
 void unary(const Queue&, Unary op, View y, View x);
 
 /// dx (+)= dy * op'(x). `y` is the forward result; which of x and y a formula reads is its own affair, so both must still hold

@@ -11,15 +11,18 @@ std::shared_ptr<CpuLibraries> make_cpu_libraries() {
   return std::make_shared<CpuLibraries>();
 }
 
-CpuLibraries::CpuLibraries() {
-  onednn::Desc square({16, 16}, dnnl::memory::data_type::bf16, dnnl::memory::format_tag::ab);
-  try {
-    onednn::matmul(engine, square, square, nullptr, square, {});
-    bf16_products = true;
-  } catch (const dnnl::error&) {
-    bf16_products = false;
-  }
+namespace {
+/// Whether oneDNN multiplies matrices of a type, and not by its reference code.
+bool multiplies(const dnnl::engine& engine, DType dtype) try {
+  const onednn::Desc square({16, 16}, onednn::type_of(dtype), dnnl::memory::format_tag::ab);
+  const auto made = onednn::matmul(engine, square, square, nullptr, square, {});
+  return std::string(made.impl_info_str()).find("ref") == std::string::npos;
+} catch (const dnnl::error&) {
+  return false;
 }
+}  // namespace
+
+CpuLibraries::CpuLibraries() : bf16_(multiplies(engine, DType::bf16)), f16_(multiplies(engine, DType::f16)) {}
 
 int CpuLibraries::threads() {
   return omp_get_max_threads();
@@ -85,7 +88,8 @@ void FloatCopy::write_back() {
 namespace onednn {
 
 dnnl::memory::data_type type_of(DType d) {
-  return d == DType::bf16 ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32;
+  using Type = dnnl::memory::data_type;
+  return d == DType::f32 ? Type::f32 : d == DType::bf16 ? Type::bf16 : Type::f16;
 }
 
 namespace {

@@ -43,8 +43,9 @@ class CpuLibraries {
  public:
   dnnl::engine engine{dnnl::engine::kind::cpu, 0};
   dnnl::stream stream{engine};
-  /// Whether oneDNN has bf16 products for this processor (AVX-512 or AMX); without them callers work on f32 copies.
-  bool bf16_products;
+  /// Whether oneDNN computes with this type on this processor (bf16 wants AVX-512, f16 its FP16 part); where it does not, or only
+  /// by its reference code, callers work on f32 copies.
+  bool computes_in(DType d) const { return d == DType::f32 || (d == DType::bf16 ? bf16_ : f16_); }
 
   CpuLibraries();
   /// The plan made earlier for `key` and this number of threads (oneDNN divides work when a primitive is made), else the one that
@@ -69,6 +70,7 @@ class CpuLibraries {
   PlanCache<CpuPlan> plans_;
   std::unique_ptr<float, Free> workspace_;
   std::size_t workspace_bytes_ = 0;
+  bool bf16_, f16_;
 };
 
 /// f32 memory that stands in for a view: filled from it, or written back to it, or both.
@@ -101,7 +103,7 @@ struct ConvolutionDescs {
 };
 dnnl::convolution_forward::primitive_desc convolution(const dnnl::engine&, const ConvolutionDescs&, const Desc* bias);
 dnnl::convolution_backward_data::primitive_desc convolution_backward_data(const dnnl::engine&, const ConvolutionDescs&);
-/// `dw` may be f32 while the rest is bf16.
+/// `dw` may be f32 while the rest has 16 bits.
 dnnl::convolution_backward_weights::primitive_desc convolution_backward_weights(const dnnl::engine&, const ConvolutionDescs&,
                                                                                 const Desc& dw);
 }  // namespace onednn

@@ -109,7 +109,7 @@ void visit_keys(C& c, F&& key) {
   key("products", c.train.products,
       "algorithms of products on GPUs; search: the fastest, found by timing and remembered; first: the library's first choice",
       Rule{.choices = {"search", "first"}});
-  key("precision", c.train.precision, "of weights and activations; masters are f32", Rule{.choices = {"f32", "bf16"}});
+  key("precision", c.train.precision, "of weights and activations; masters are f32", Rule{.choices = {"f32", "bf16", "f16"}});
   key("gradient", c.train.gradient, "type that gradients travel in", Rule{.choices = {"f32", "bf16"}});
   key("threads", c.train.threads, "CPU threads a rank", Rule{.low = 1, .high = 4096});
   key("recompute", c.train.recompute, "gpt: keep less for backward, compute it again");

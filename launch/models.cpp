@@ -38,7 +38,7 @@ std::string notes_folder() {
 }
 
 DType to_dtype(const std::string& precision) {
-  return precision == "bf16" ? DType::bf16 : DType::f32;
+  return precision == "bf16" ? DType::bf16 : precision == "f16" ? DType::f16 : DType::f32;
 }
 
 io::DatasetOptions dataset_options(const Config& c) {

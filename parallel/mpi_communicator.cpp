@@ -49,7 +49,7 @@ class MpiCommunicator final : public Communicator {
 
   Ticket all_reduce(const Queue& after, View data, Reduction) override {
     Pending& p = begin("all_reduce", after);
-    require(data.dtype != DType::u8, "all_reduce: sums are defined on f32, bf16 and i32, not on u8");
+    require(data.dtype != DType::u8, "all_reduce: sums are defined on f32, bf16, f16 and i32, not on u8");
     if (through_window(p, data, Work::all_reduce)) {
       p.next = [this, &p] {
         window_->check(p.number_in_window);
@@ -129,7 +129,7 @@ class MpiCommunicator final : public Communicator {
   Ticket reduce_parts(const Queue& after, std::span<const View> parts, Reduction) override {
     Pending& p = begin("reduce_parts", after);
     View mine = parts_of("reduce_parts", parts);
-    require(mine.dtype != DType::u8, "reduce_parts: sums are defined on f32, bf16 and i32, not on u8");
+    require(mine.dtype != DType::u8, "reduce_parts: sums are defined on f32, bf16, f16 and i32, not on u8");
     if (one_machine() && through_window(p, hull(parts), Work::reduce_parts)) {
       p.data = mine;
       p.next = [this, &p] {

@@ -8,7 +8,14 @@ namespace lockstep::parallel {
 namespace {
 
 ncclDataType_t type_of(DType d) {
-  return d == DType::f32 ? ncclFloat32 : d == DType::bf16 ? ncclBfloat16 : d == DType::i32 ? ncclInt32 : ncclUint8;
+  switch (d) {
+    case DType::f32: return ncclFloat32;
+    case DType::bf16: return ncclBfloat16;
+    case DType::f16: return ncclFloat16;
+    case DType::i32: return ncclInt32;
+    case DType::u8: return ncclUint8;
+  }
+  throw Error("NCCL: unknown dtype");
 }
 
 /// Collectives in one stream of their own. Events order them behind the work that makes their data and before the work that reads

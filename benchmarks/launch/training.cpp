@@ -19,6 +19,7 @@
 #include "core/optim/sgd.h"
 #include "kernels/memory.h"
 #include "launch/buckets.h"
+#include "launch/models.h"
 #include "launch/session.h"
 #include "launch/update.h"
 #include "parallel/data_parallel.h"
@@ -110,7 +111,7 @@ void train(launch::Session& session, const std::string& folder, const json& c) {
   Device& device = session.device();
   std::int64_t before = peak_bytes(device), rows = c["rows"], batches = c["batches"];
   const Queue& queue = device.queue();
-  const DType type = c.value("precision", "f32") == "bf16" ? DType::bf16 : DType::f32;
+  const DType type = launch::to_dtype(c.value("precision", "f32"));
   ParameterSet set(device, type);
   auto model = make_model(set, c);
   launch::Config::Train settings;

@@ -95,9 +95,9 @@ Tensor feed_forward(Tape& t, const Tensor& x, const Tensor& w1, const Tensor& b1
   if (!t.recording()) return y;
 
   // Two records, so that the second layer's gradients are final, and on their way, before the first layer's are computed. A
-  // GPU's product sums rows in the type of its result, so where b1's gradient has that type (bf16), it comes with that of
+  // GPU's product sums rows in the type of its result, so where b1's gradient has that type (16 bits), it comes with that of
   // `before`; else with that of w1.
-  const bool early = b1 && (b1->gradient ? b1->gradient.dtype : b1.dtype()) == DType::bf16;
+  const bool early = b1 && is_half(b1->gradient ? b1->gradient.dtype : b1.dtype());
   t.record(before, {x, w1, b1}, [=](Tape& t) { linear_backward(t, s1, t.gradient(before), x, w1, early ? Tensor() : b1); });
   return t.record(y, {before, w2, b2}, [=](Tape& t) {
     View dy = t.gradient(y);

@@ -133,7 +133,7 @@ TEST(CapturedStep, GivesWhatCallsGive) {
   omp_set_num_threads(1);  // bf16 products of oneDNN 2.6 on AMX are now and then other ones with two
   for (auto& device : test::devices())
     for (auto& c : cases())
-      for (DType dtype : {DType::f32, DType::bf16}) {
+      for (DType dtype : {DType::f32, DType::bf16, DType::f16}) {
         SCOPED_TRACE(device->name() + " " + c.name + " " + name_of(dtype));
         auto eager = train(*device, dtype, c, false), captured = train(*device, dtype, c, true);
         ASSERT_EQ(eager.size(), captured.size());

@@ -138,7 +138,7 @@ TEST(Ops, GradientsAreDirectionalDerivatives) {
 TEST(Ops, FeedForwardIsTwoLinearLayers) {
   const std::int64_t rows = 40, in = 24, hidden = 96;
   for (auto& device : test::devices())
-    for (DType dtype : {DType::f32, DType::bf16})
+    for (DType dtype : {DType::f32, DType::bf16, DType::f16})
       for (bool placed : {false, true})  // gradients in flat f32 memory, or of the values' own type
         for (int frozen = 0; frozen < 32; ++frozen) {
           SCOPED_TRACE(device->name() + " " + name_of(dtype) + (placed ? " placed " : " ") + std::to_string(frozen));
@@ -212,7 +212,7 @@ Classified classify(Device& device, DType dtype, Logits way, kernels::CrossEntro
 // Logits that are given away need no second memory, and give the same gradients.
 TEST(Ops, LogitsBecomeTheirGradient) {
   for (auto& device : test::devices())
-    for (DType dtype : {DType::f32, DType::bf16})
+    for (DType dtype : {DType::f32, DType::bf16, DType::f16})
       for (kernels::CrossEntropyOptions options :
            {kernels::CrossEntropyOptions{}, kernels::CrossEntropyOptions{.ignore_index = 3, .label_smoothing = 0.1f}}) {
         SCOPED_TRACE(device->name() + " " + name_of(dtype));

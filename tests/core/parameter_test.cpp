@@ -96,15 +96,17 @@ TEST(Flat, HashSeesEveryWeightAndBufferInNameOrderWhateverTheLayout) {
   EXPECT_EQ(hash(false, 0).size(), 32u);
 }
 
-TEST(Flat, Bf16WeightsAreRoundedMasters) {
+TEST(Flat, WeightsOf16BitsAreRoundedMasters) {
   Device device;
-  ParameterSet set(device, DType::bf16);
-  set.add("w", {7, 3}, Initial::normal(0, 1));
-  set.buffer("s", {3}, 1.00001f, 0.1f);
-  test::Placed placed(set);
-  auto masters = download(device.queue(), set.find("w").master), weights = download(device.queue(), set.find("w").value);
-  for (std::size_t i = 0; i < masters.size(); ++i) EXPECT_EQ(weights[i], float(bf16(masters[i])));
-  EXPECT_EQ(download(device.queue(), set.find("s").value)[0], 1.00001f);
+  for (DType dtype : {DType::bf16, DType::f16}) {
+    ParameterSet set(device, dtype);
+    set.add("w", {7, 3}, Initial::normal(0, 1));
+    set.buffer("s", {3}, 1.00001f, 0.1f);
+    test::Placed placed(set);
+    auto masters = download(device.queue(), set.find("w").master), weights = download(device.queue(), set.find("w").value);
+    for (std::size_t i = 0; i < masters.size(); ++i) EXPECT_EQ(weights[i], test::rounded(dtype, masters[i]));
+    EXPECT_EQ(download(device.queue(), set.find("s").value)[0], 1.00001f);
+  }
 }
 
 }  // namespace

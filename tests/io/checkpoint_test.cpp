@@ -45,10 +45,12 @@ TEST(Checkpoint, LoadsWhatWasSavedOnEveryDevice) {
     EXPECT_NE(verify_checkpoint(folder.path).find("every checksum is right"), std::string::npos);
     EXPECT_NE(inspect_checkpoint(folder.path).find("h.0.attn.c_attn.weight"), std::string::npos);
     // A part of it, under another type.
-    Tensor as_half(*device, {11, 5}, DType::bf16);
-    load_checkpoint(*found, {{"wte.weight", {11, 5}, as_half.view()}}, Match::subset, device->queue(), *group);
-    const auto half = download(device->queue(), as_half), full = model.values()[0];
-    for (std::size_t i = 0; i < half.size(); ++i) EXPECT_EQ(half[i], float(bf16(full[i])));
+    for (DType dtype : {DType::bf16, DType::f16}) {
+      Tensor as_half(*device, {11, 5}, dtype);
+      load_checkpoint(*found, {{"wte.weight", {11, 5}, as_half.view()}}, Match::subset, device->queue(), *group);
+      const auto half = download(device->queue(), as_half), full = model.values()[0];
+      for (std::size_t i = 0; i < half.size(); ++i) EXPECT_EQ(half[i], test::rounded(dtype, full[i]));
+    }
   }
 }
 
@@ -115,10 +117,12 @@ w = f["h.0.attn.c_attn.weight"]
 assert w.shape == (15, 5) and w.dtype == 'f4', (w.shape, w.dtype)
 assert f['nothing'].shape == (0, 7) and f['one'].shape == ()
 assert f['half'].dtype == 'u2' and f['half'].attrs['dtype'] == 'bf16'
+assert f['f16'].dtype == 'u2' and f['f16'].attrs['dtype'] == 'f16'
 assert f.attrs['step'] == 5 and json.loads(f.attrs['state']) == {'seed': 7}
 print(*['%.9g' % v for v in w[()].ravel()])
 print(*['%.9g' % v for v in f['adamw.m/h.0.attn.c_attn.weight'][()].ravel()])
 print(*['%.9g' % v for v in (f['half'][()].astype('u4') << 16).view('f4').ravel()])
+print(*['%.9g' % v for v in f['f16'][()].view('f2').ravel()])
 parts = [h5.File('step_5/rank%d.h5' % k) for k in range(3)]
 flat = {}
 for part in parts:  # the pieces themselves, without the view
@@ -130,7 +134,7 @@ os.remove('step_5/rank1.h5')  # what is missing is seen to be missing
 w = h5.File('step_5/checkpoint.h5')
 assert any(np.isnan(w[k][()]).any() for k in ('wte.weight', 'h.0.attn.c_attn.weight', 'adamw.m/h.0.attn.c_attn.weight')))");
   std::vector<float> expected;
-  for (std::size_t i : {1, 3, 4}) {
+  for (std::size_t i : {1, 3, 4, 7}) {
     const auto more = model.values()[i];
     expected.insert(expected.end(), more.begin(), more.end());
   }

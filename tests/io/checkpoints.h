@@ -19,6 +19,7 @@ struct Model {
     add("half", {4, 3}, DType::bf16, seed + 4);
     add("one", {}, DType::f32, seed + 5);
     add("nothing", {0, 7}, DType::f32, seed + 6);
+    add("f16", {3, 2}, DType::f16, seed + 7);
   }
   void add(const std::string& name, const Shape& shape, DType dtype, std::uint64_t seed) {
     tensors.push_back(make_tensor(device, shape, random_values(count(shape), seed), dtype));

@@ -1,4 +1,4 @@
-// Attention at the shapes of language models in bf16, where a GPU takes the vendor's tensor cores: against f32 on the CPU.
+// Attention at the shapes of language models of 16 bits, where a GPU takes the vendor's tensor cores: against f32 on the CPU.
 #include <gtest/gtest.h>
 
 #include "kernels/attention.h"
@@ -31,23 +31,25 @@ Results run(Device& device, const AttentionShape& s, DType dtype) {
   return {download(q, y), download(q, log_sum), download(q, dqkv)};
 }
 
-TEST(AttentionShapes, InBf16AgreeWithF32) {
+TEST(AttentionShapes, In16BitsAgreeWithF32) {
   Device cpu;
   for (bool causal : {true, false})
     for (AttentionShape s : {AttentionShape{2, 128, 3, 64}, AttentionShape{3, 200, 2, 128}, AttentionShape{1, 257, 4, 32},
                              AttentionShape{2, 64, 2, 40}, AttentionShape{2, 65, 1, 20}}) {
       s.causal = causal;
       Results expected = run(cpu, s, DType::f32);
-      for (auto& device : devices()) {
-        Results got = run(*device, s, DType::bf16);
-        std::string where = device->name() + ", " + std::to_string(s.length) + " rows, heads of " + std::to_string(s.size);
-        EXPECT_LT(relative_norm(got.y, expected.y), 1e-2) << where;
-        EXPECT_LT(relative_norm(got.log_sum, expected.log_sum), 1e-2) << where;
-        EXPECT_LT(relative_norm(got.dqkv, expected.dqkv), 2e-2) << where;  // of y and dy, both rounded
-        Results again = run(*device, s, DType::bf16);
-        EXPECT_EQ(again.y, got.y) << where;
-        EXPECT_EQ(again.dqkv, got.dqkv) << where << ": gradients must be the same each run";
-      }
+      for (auto& device : devices())
+        for (DType dtype : {DType::bf16, DType::f16}) {
+          Results got = run(*device, s, dtype);
+          std::string where = device->name() + ", " + name_of(dtype) + ", " + std::to_string(s.length) + " rows, heads of " +
+                              std::to_string(s.size);
+          EXPECT_LT(relative_norm(got.y, expected.y), 1e-2) << where;
+          EXPECT_LT(relative_norm(got.log_sum, expected.log_sum), 1e-2) << where;
+          EXPECT_LT(relative_norm(got.dqkv, expected.dqkv), 2e-2) << where;  // of y and dy, both rounded
+          Results again = run(*device, s, dtype);
+          EXPECT_EQ(again.y, got.y) << where;
+          EXPECT_EQ(again.dqkv, got.dqkv) << where << ": gradients must be the same each run";
+        }
     }
 }
 

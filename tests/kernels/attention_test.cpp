@@ -178,7 +178,7 @@ TEST(Attention, NothingAndWrongSizes) {
 
 TEST(Attention, ThreadsDoNotMatter) {
   Device device;
-  for (DType dtype : {DType::f32, DType::bf16})
+  for (DType dtype : {DType::f32, DType::bf16, DType::f16})
     for (float dropout : {0.f, 0.1f}) {
       AttentionShape s{2, 131, 3, 20, true, 0, dropout};
       Tensor qkv = random_qkv(device, s, dtype);

@@ -140,7 +140,7 @@ TEST(BatchNorm, WrongSizesAreNamed) {
 TEST(BatchNorm, ThreadsDoNotMatter) {
   Device device;
   Shape shape{3001, 33};
-  for (DType dtype : {DType::f32, DType::bf16}) {
+  for (DType dtype : {DType::f32, DType::bf16, DType::f16}) {
     Tensor x = make_tensor(device, shape, random_values(count(shape), 1), dtype),
            dy = make_tensor(device, shape, random_values(count(shape), 2), dtype),
            w = make_tensor(device, {33}, random_values(33, 3), dtype), b = make_tensor(device, {33}, random_values(33, 4), dtype);

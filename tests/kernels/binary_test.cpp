@@ -93,7 +93,7 @@ TEST(Binary, ThreadsDoNotMatter) {
   Device device;
   const Queue& q = device.queue();
   std::int64_t rows = 1501, columns = 37;
-  for (DType dtype : {DType::f32, DType::bf16}) {
+  for (DType dtype : {DType::f32, DType::bf16, DType::f16}) {
     Tensor a = make_tensor(device, {rows, columns}, random_values(rows * columns, 1), dtype);
     Tensor b = make_tensor(device, {columns}, random_values(columns, 2), dtype);
     Tensor y(device, a.shape(), dtype), db(device, {columns});

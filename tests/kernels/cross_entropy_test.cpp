@@ -164,7 +164,7 @@ TEST(CrossEntropy, ThreadsDoNotMatter) {
   std::vector<std::int32_t> classes(300);
   for (std::size_t i = 0; i < 300; ++i) classes[i] = std::int32_t(i * 7 % 77);
   Tensor targets = make_indices(device, {300}, classes);
-  for (DType dtype : {DType::f32, DType::bf16}) {
+  for (DType dtype : {DType::f32, DType::bf16, DType::f16}) {
     Tensor logits = make_tensor(device, {300, 77}, random_values(300 * 77, 1), dtype), dx(device, {300, 77}, dtype);
     expect_same_for_any_threads(
         [&] {

@@ -108,7 +108,7 @@ TEST(Dropout, NoneAllAndNothing) {
 TEST(Dropout, ThreadsDoNotMatter) {
   Device device;
   std::int64_t n = 200001;
-  for (DType dtype : {DType::f32, DType::bf16}) {
+  for (DType dtype : {DType::f32, DType::bf16, DType::f16}) {
     Tensor x = make_tensor(device, {n}, random_values(n, 1), dtype);
     expect_same_for_any_threads([&] { return drop(device, x, 0.2f, key, 3); }, "dropout");
   }

@@ -105,7 +105,7 @@ TEST(Embedding, ThreadsDoNotMatter) {
   std::vector<std::int32_t> ids(std::size_t(n), 0);
   for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = std::int32_t(random_word({5}, i) % 300);
   Tensor tokens = make_indices(device, {n}, ids);
-  for (DType dtype : {DType::f32, DType::bf16}) {
+  for (DType dtype : {DType::f32, DType::bf16, DType::f16}) {
     Tensor dy = make_tensor(device, {n, columns}, random_values(n * columns, 1), dtype), dtable(device, {rows, columns});
     Tensor dpositions(device, {100, columns});
     expect_same_for_any_threads(

@@ -220,7 +220,7 @@ TEST(Matmul, WeightAndBiasGradient) {
 
 // Widths whose rows lie a multiple of 2 KiB apart are computed in pieces of columns.
 TEST(Matmul, WideRows) {
-  for (auto [dtype, tolerance] : {std::pair{DType::f32, 1e-5}, std::pair{DType::bf16, 1e-2}}) {
+  for (auto [dtype, tolerance] : {std::pair{DType::f32, 1e-5}, std::pair{DType::bf16, 1e-2}, std::pair{DType::f16, 2e-3}}) {
     for (std::int64_t n : {1024, 1536, 3072})
       for (bool transpose_a : {false, true})
         for (Write write : {Write::overwrite, Write::accumulate}) {

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 
 #include "tests/support/kernel_checks.h"
@@ -11,7 +12,14 @@ namespace {
 
 using namespace test;
 
-constexpr DType all_types[] = {DType::f32, DType::bf16, DType::i32, DType::u8};
+/// The type of the two that keeps fewer digits.
+DType coarsest(DType a, DType b) {
+  for (DType d : {DType::bf16, DType::f16})
+    if (a == d || b == d) return d;
+  return DType::f32;
+}
+
+constexpr DType all_types[] = {DType::f32, DType::bf16, DType::f16, DType::i32, DType::u8};
 
 TEST(Memory, CastBetweenAllTypes) {
   for (auto& device : devices()) {
@@ -55,6 +63,30 @@ TEST(Memory, CastRoundsToNearestEvenAndHoldsRanges) {
     EXPECT_EQ(cast({2.9f, -2.9f, 300, -300, NAN, INFINITY}, DType::u8), (std::vector<float>{2, 0, 255, 0, 0, 255}));
     EXPECT_EQ(cast({2.9f, -2.9f, 3e9f, -3e9f, NAN}, DType::i32), (std::vector<float>{2, -2, 2147483520.f, -2147483648.f, 0}));
   }
+}
+
+// Against the compiler's own type: every number of f16, and what lies around the middle of neighbours.
+TEST(Memory, HalfPrecisionIsIeee754) {
+  __extension__ using Reference = _Float16;
+  for (std::uint32_t bits = 0; bits < 0x10000; ++bits) {
+    f16 half;
+    half.bits = std::uint16_t(bits);
+    const float value = half, expected = float(std::bit_cast<Reference>(half));
+    if (std::isnan(expected)) {
+      EXPECT_TRUE(std::isnan(value)) << bits;
+      EXPECT_TRUE(std::isnan(float(f16(value)))) << bits;
+      continue;
+    }
+    ASSERT_EQ(std::bit_cast<std::uint32_t>(value), std::bit_cast<std::uint32_t>(expected)) << bits;
+    if (std::isinf(value)) continue;
+    const float next =
+        (bits & 0x7fff) == 0x7bff ? std::copysign(65536.f, value) : float(std::bit_cast<Reference>(std::uint16_t(bits + 1)));
+    const float middle = value + (next - value) / 2;
+    for (float x : {value, middle, std::nextafter(middle, value), std::nextafter(middle, next), next})
+      ASSERT_EQ(f16(x).bits, std::bit_cast<std::uint16_t>(Reference(x))) << x;
+  }
+  for (float x : {65519.996f, 65520.f, 3e38f, 1e-38f, -1e-44f, INFINITY})
+    EXPECT_EQ(f16(x).bits, std::bit_cast<std::uint16_t>(Reference(x))) << x;
 }
 
 TEST(Memory, FillEveryType) {
@@ -102,15 +134,15 @@ TEST(Memory, ScaleAndAdd) {
       scaled[i] = a[i] * -1.5f;
       sum[i] = a[i] + b[i];
     }
-    for (DType out : {DType::f32, DType::bf16}) {
-      DType coarser = out == DType::bf16 ? out : dtype;
+    for (DType out : {DType::f32, DType::bf16, DType::f16}) {
+      DType coarser = coarsest(out, dtype);
       Tensor x = make_tensor(device, {n}, a, dtype);
       expect_gradient(
           device, {n}, out, coarser, scaled, [&](View y, Write write) { kernels::scale(q, y, x.view(), -1.5f, write); }, "scale");
-      for (DType other : {DType::f32, DType::bf16}) {
+      for (DType other : {DType::f32, DType::bf16, DType::f16}) {
         Tensor z = make_tensor(device, {n}, b, other), y = poisoned(device, {n}, out);
         kernels::add(q, y.view(), x.view(), z.view());
-        expect_close(device, y, sum, other == DType::bf16 ? other : coarser, "add");
+        expect_close(device, y, sum, coarsest(other, coarser), "add");
       }
     }
     Tensor x = make_tensor(device, {3}, {1, 2, 3}, dtype);
@@ -208,7 +240,7 @@ TEST(Memory, ThreadsDoNotMatter) {
   Device device;
   const Queue& q = device.queue();
   std::int64_t n = 200003;
-  for (DType dtype : {DType::f32, DType::bf16}) {
+  for (DType dtype : {DType::f32, DType::bf16, DType::f16}) {
     Tensor y(device, {n}, dtype);
     expect_same_for_any_threads(
         [&] {

@@ -144,7 +144,7 @@ TEST(Norm, NoRows) {
 
 TEST(Norm, ThreadsDoNotMatter) {
   Device device;
-  for (DType dtype : {DType::f32, DType::bf16})
+  for (DType dtype : {DType::f32, DType::bf16, DType::f16})
     for (Norm kind : {Norm::layer, Norm::rms}) {
       Shape shape{700, 77};
       Tensor x = make_tensor(device, shape, random_values(700 * 77, 1), dtype),

@@ -118,7 +118,7 @@ TEST(Reduce, LongSumsStayAccurate) {
 TEST(Reduce, ThreadsDoNotMatter) {
   Device device;
   const Queue& q = device.queue();
-  for (DType dtype : {DType::f32, DType::bf16})
+  for (DType dtype : {DType::f32, DType::bf16, DType::f16})
     for (auto [rows, columns] : {std::pair<std::int64_t, std::int64_t>{1501, 37}, {130, 700}, {60001, 3}}) {
       Tensor x = make_tensor(device, {rows, columns}, random_values(rows * columns, 1), dtype);
       Tensor down(device, {columns}), across(device, {rows}), all(device, {1});

@@ -62,7 +62,7 @@ TEST(Softmax, LargeLogitsMasksAndNan) {
 TEST(Softmax, ThreadsDoNotMatter) {
   Device device;
   const Queue& q = device.queue();
-  for (DType dtype : {DType::f32, DType::bf16}) {
+  for (DType dtype : {DType::f32, DType::bf16, DType::f16}) {
     Tensor x = make_tensor(device, {300, 77}, random_values(300 * 77, 1), dtype), y(device, {300, 77}, dtype);
     expect_same_for_any_threads(
         [&] {

@@ -106,7 +106,7 @@ TEST(Unary, ThreadsAndPlaceDoNotMatter) {
   Device device;
   const Queue& q = device.queue();
   constexpr std::int64_t n = 70001;
-  for (DType dtype : {DType::f32, DType::bf16})
+  for (DType dtype : {DType::f32, DType::bf16, DType::f16})
     for (Unary op : all_unary) {
       Tensor x = make_tensor(device, {n}, random_values(n, 5), dtype), dy = make_tensor(device, {n}, random_values(n, 6), dtype);
       Tensor y(device, {n}, dtype), dx(device, {n}, dtype);

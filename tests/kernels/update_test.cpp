@@ -71,8 +71,8 @@ TEST(Update, Golden) {
   auto cases = read_golden("update");
   for (auto& device : devices())
     for (auto& c : cases)
-      for (DType weight_type : {DType::f32, DType::bf16})
-        for (DType gradient_type : {DType::f32, DType::bf16}) {
+      for (DType weight_type : {DType::f32, DType::bf16, DType::f16})
+        for (DType gradient_type : {DType::f32, DType::bf16, DType::f16}) {
           SCOPED_TRACE(c.name + " " + name_of(weight_type) + " " + name_of(gradient_type));
           auto& w = c["w"].values;
           auto n = std::int64_t(w.size()), split = std::int64_t(c.number("split"));
@@ -178,7 +178,7 @@ TEST(Update, PlaceDoesNotMatter) {
   std::int64_t n = 5003;
   auto values = random_values(n, 1), g = random_values(n, 2);
   for (bool adam : {false, true})
-    for (DType dtype : {DType::f32, DType::bf16}) {
+    for (DType dtype : {DType::f32, DType::bf16, DType::f16}) {
       auto run = [&](std::int64_t shift, const std::vector<std::int64_t>& ends, std::int64_t moments_begin = 0) {
         std::vector<float> moved(std::size_t(n + shift), 0.f), gradient = moved;
         std::copy(values.begin(), values.end(), moved.begin() + std::ptrdiff_t(shift));
@@ -248,7 +248,7 @@ TEST(Update, ThreadsDoNotMatter) {
   Device device;
   const Queue& q = device.queue();
   std::int64_t n = 100001;
-  for (DType dtype : {DType::f32, DType::bf16}) {
+  for (DType dtype : {DType::f32, DType::bf16, DType::f16}) {
     Tensor gradients = make_tensor(device, {n}, random_values(n, 2), dtype);
     std::vector<Segment> segments{{0, 50001, 1, 0.1f}, {50001, 50000, 1, 0}};
     expect_same_for_any_threads(

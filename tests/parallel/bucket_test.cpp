@@ -36,7 +36,7 @@ void grow(Model& model, int n, std::uint64_t seed, bool mixed) {
 TEST(PlanBuckets, HoldsItsPropertiesForAnyModel) {
   for (std::uint64_t seed = 1; seed <= 40; ++seed)
     for (int ranks : {1, 2, 3, 8})
-      for (DType dtype : {DType::f32, DType::bf16}) {
+      for (DType dtype : {DType::f32, DType::bf16, DType::f16}) {
         Model model;
         grow(model, int(seed % 23) + 1, seed, seed % 2);
         BucketOptions options{.head = 1 << (seed % 12), .middle = 1 << (seed % 15), .tail = 1 << (seed % 10)};

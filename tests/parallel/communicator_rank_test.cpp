@@ -10,13 +10,14 @@
 
 #include "kernels/base/random.h"
 #include "parallel/open_communicator.h"
+#include "tests/support/devices.h"
 
 namespace lockstep::parallel {
 namespace {
 
 const Queue queue;
 const std::vector<std::int64_t> sizes = {0, 1, 2, 3, 7, 128, 1001, 70001, 300000};
-const std::vector<DType> types = {DType::f32, DType::bf16, DType::i32};
+const std::vector<DType> types = {DType::f32, DType::bf16, DType::f16, DType::i32};
 
 struct Buffer {
   Memory memory;
@@ -27,6 +28,7 @@ struct Buffer {
     switch (view.dtype) {
       case DType::f32: return view.as<float>()[i];
       case DType::bf16: return view.as<bf16>()[i];
+      case DType::f16: return view.as<f16>()[i];
       default: return float(view.as<std::int32_t>()[i]);
     }
   }
@@ -34,6 +36,7 @@ struct Buffer {
     switch (view.dtype) {
       case DType::f32: view.as<float>()[i] = value; break;
       case DType::bf16: view.as<bf16>()[i] = bf16(value); break;
+      case DType::f16: view.as<f16>()[i] = f16(value); break;
       default: view.as<std::int32_t>()[i] = std::int32_t(value);
     }
   }
@@ -51,7 +54,7 @@ void fill(Buffer& b, int k, int r) {
 
 /// The sum over ranks in the documented order: a stack of partial sums, merged like a binary counter, each rounded to the type.
 float tree_sum(int k, int ranks, std::int64_t i, DType dtype) {
-  auto round = [&](float x) { return dtype == DType::bf16 ? float(bf16(x)) : x; };
+  auto round = [&](float x) { return test::rounded(dtype, x); };
   std::vector<std::pair<float, int>> stack;  // a sum and its height
   for (int r = 0; r < ranks; ++r) {
     stack.push_back({round(value_of(k, r, i, dtype)), 0});

@@ -16,14 +16,14 @@ std::string name_of_way(Way way) {
 }
 
 const std::vector<std::int64_t> sizes = {0, 1, 3, 128, 1001, 70001};
-const std::vector<DType> types = {DType::f32, DType::bf16, DType::i32};
+const std::vector<DType> types = {DType::f32, DType::bf16, DType::f16, DType::i32};
 
 /// What rank r holds at element i of exchange k: known to everybody, wide in magnitude, so that the order of a sum shows.
 float value_of(int k, int r, std::int64_t i, DType dtype) {
   auto word = random_word({std::uint64_t(k), 0, 0, std::uint32_t(r)}, std::uint64_t(i));
   if (dtype == DType::i32) return float(int(word % 20001) - 10000);
   float value = (to_uniform(word) - 0.5f) * float(1 << (word % 11));
-  return dtype == DType::bf16 ? float(bf16(value)) : value;
+  return test::rounded(dtype, value);
 }
 std::vector<float> values_of(int k, int r, std::int64_t size, DType dtype) {
   std::vector<float> values;
@@ -37,7 +37,7 @@ float tree_sum(int k, int ranks, std::int64_t i, DType dtype) {
     auto right = stack.back();
     stack.pop_back();
     float sum = stack.back().first + right.first;
-    stack.back() = {dtype == DType::bf16 ? float(bf16(sum)) : sum, right.second + 1};
+    stack.back() = {test::rounded(dtype, sum), right.second + 1};
   };
   for (int r = 0; r < ranks; ++r) {
     stack.push_back({value_of(k, r, i, dtype), 0});
@@ -82,7 +82,7 @@ class DevicesTest : public testing::TestWithParam<Way> {
     if (exact || GetParam() != Way::nccl || dtype == DType::i32)
       EXPECT_EQ(got, expected);
     else
-      EXPECT_LE(test::relative_norm(got, expected), dtype == DType::bf16 ? 1e-2 : 1e-5);
+      EXPECT_LE(test::relative_norm(got, expected), is_half(dtype) ? 1e-2 : 1e-5);
   }
 
   std::unique_ptr<Group> group;

@@ -33,6 +33,7 @@ std::vector<std::pair<std::string, Net::Options>> models() {
           {"unused", {.unused = true}},
           {"tied and recomputed", {.tied = true, .unused = true, .recomputed = true}},
           {"bf16", {.tied = true, .dtype = DType::bf16}},
+          {"f16", {.tied = true, .dtype = DType::f16}},
           {"wide", {.width = 150}}};
 }
 
@@ -56,28 +57,30 @@ TEST(Gradients, EqualTheSerialOnes) {
           auto got =
               all_gradients(*w.communicator, *w.group, model,
                             {.lanes = lanes, .reduction = reduction, .gradient = model.dtype, .buckets = buckets_of(size)});
-          double tolerance = model.dtype == DType::bf16 ? 1e-2 : 1e-5;
+          double tolerance = is_half(model.dtype) ? 1e-2 : 1e-5;
           EXPECT_LT(test::relative_norm(got, expected), tolerance) << name << ", " << each << " lanes a rank, buckets of " << size
                                                                    << (reduction == Reduction::exact ? ", exact" : ", fast");
         }
     }
 }
 
-// bf16 parameters whose gradients are kept and summed in f32 lose nothing on the way.
-TEST(Gradients, OfBf16WeightsInF32) {
+// Parameters of 16 bits whose gradients are kept and summed in f32 lose nothing on the way.
+TEST(Gradients, Of16BitWeightsInF32) {
   auto& w = world();
   int lanes = 2 * w.ranks;
-  Net::Options model{.tied = true, .dtype = DType::bf16};
-  auto expected = test::serial_gradients(w.device, model, 0, lanes, lanes);
-  auto exact = all_gradients(*w.communicator, *w.group, model, {.lanes = lanes, .reduction = Reduction::exact});
-  auto alone = all_gradients(*w.solo, *w.alone, model, {.lanes = lanes, .reduction = Reduction::exact});
-  EXPECT_LT(test::relative_norm(exact, expected), 1e-2);
-  EXPECT_EQ(exact, alone);
+  for (DType dtype : {DType::bf16, DType::f16}) {
+    Net::Options model{.tied = true, .dtype = dtype};
+    auto expected = test::serial_gradients(w.device, model, 0, lanes, lanes);
+    auto exact = all_gradients(*w.communicator, *w.group, model, {.lanes = lanes, .reduction = Reduction::exact});
+    auto alone = all_gradients(*w.solo, *w.alone, model, {.lanes = lanes, .reduction = Reduction::exact});
+    EXPECT_LT(test::relative_norm(exact, expected), 1e-2) << name_of(dtype);
+    EXPECT_EQ(exact, alone) << name_of(dtype);
+  }
 }
 
 /// What exact promises, from the gradients of single lanes: partial sums merge when they span equally many lanes, each rounded.
 std::vector<float> tree_of_lanes(Net::Options model, int lanes) {
-  auto rounded = [&](float x) { return model.dtype == DType::bf16 ? float(bf16(x)) : x; };
+  auto rounded = [&](float x) { return test::rounded(model.dtype, x); };
   std::vector<std::pair<std::vector<float>, int>> stack;
   auto merge = [&] {
     auto right = std::move(stack.back());

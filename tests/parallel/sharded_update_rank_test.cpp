@@ -34,7 +34,7 @@ class ShardedUpdateTest : public testing::Test {
 
 TEST_F(ShardedUpdateTest, IsTheWholeUpdateToTheBit) {
   for (bool adam : {true, false})
-    for (DType dtype : {DType::f32, DType::bf16})
+    for (DType dtype : {DType::f32, DType::bf16, DType::f16})
       for (std::int64_t bucket : {std::int64_t(1), std::int64_t(100) << 10, std::int64_t(1) << 30}) {
         std::string hash[2];
         std::vector<float> norms[2], weights[2];

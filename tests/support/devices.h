@@ -21,6 +21,11 @@ Tensor make_indices(Device&, Shape, const std::vector<std::int32_t>&);
 /// A tensor full of NaN, so that an element which nobody wrote is seen.
 Tensor poisoned(Device&, Shape, DType = DType::f32);
 
+/// The nearest number that a type of floats holds; integers stay.
+inline float rounded(DType d, float x) {
+  return d == DType::bf16 ? float(bf16(x)) : d == DType::f16 ? float(f16(x)) : x;
+}
+
 /// ‖a - b‖ / ‖b‖, NaN when any element is.
 double relative_norm(const std::vector<float>& a, const std::vector<float>& b);
 double relative_norm(const std::vector<float>& a, const std::vector<double>& b);

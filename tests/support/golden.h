@@ -37,7 +37,7 @@ std::vector<GoldenCase> read_golden(const std::string& name);
 
 /// The bound that results must keep against golden values, as relative norm.
 inline double golden_tolerance(DType d) {
-  return d == DType::f32 ? 1e-5 : 1e-2;
+  return d == DType::f32 ? 1e-5 : d == DType::bf16 ? 1e-2 : 5e-3;
 }
 
 }  // namespace lockstep::test

@@ -10,7 +10,7 @@ namespace lockstep::test {
 
 void for_each_device(const std::function<void(Device&, DType)>& body) {
   for (auto& device : devices())
-    for (DType dtype : {DType::f32, DType::bf16}) {
+    for (DType dtype : {DType::f32, DType::bf16, DType::f16}) {
       SCOPED_TRACE(device->name() + " " + name_of(dtype));
       body(*device, dtype);
     }

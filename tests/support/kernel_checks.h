@@ -10,7 +10,7 @@
 // What every test of a kernel asks. Failures are reported to GoogleTest with `what` in the message.
 namespace lockstep::test {
 
-/// Calls body(device, dtype) for every device present, with f32 and bf16.
+/// Calls body(device, dtype) for every device present, with f32, bf16 and f16.
 void for_each_device(const std::function<void(Device&, DType)>& body);
 
 /// The same for every golden case of a file.
