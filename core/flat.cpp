@@ -48,9 +48,11 @@ void refresh_weights(const Queue& q, const Flat& flat) {
   if (flat.weights.data != flat.masters.data) kernels::cast(q, flat.weights, flat.masters);
 }
 
-std::string hash_parameters(const ParameterSet& set) {
+namespace {
+std::string hash(const ParameterSet& set, bool weights) {
   std::vector<const Parameter*> order;
-  for (auto& p : set.all()) order.push_back(p.get());
+  for (auto& p : set.all())
+    if (weights || p->role == Parameter::Role::buffer) order.push_back(p.get());
   std::ranges::sort(order, [](auto* a, auto* b) { return std::pair(a->role, a->name) < std::pair(b->role, b->name); });
   Checksum sum;
   for (auto* p : order) {
@@ -62,6 +64,14 @@ std::string hash_parameters(const ParameterSet& set) {
     sum.add(values.data(), values.size() * sizeof(float));
   }
   return sum.text();
+}
+}  // namespace
+
+std::string hash_parameters(const ParameterSet& set) {
+  return hash(set, true);
+}
+std::string hash_buffers(const ParameterSet& set) {
+  return hash(set, false);
 }
 
 }  // namespace lockstep

@@ -65,5 +65,7 @@ void refresh_weights(const Queue&, const Flat&);
 
 /// XXH3-128 in hex of the masters of all weights in name order, then of the buffers in name order: `weights_xxh3` of a run.
 std::string hash_parameters(const ParameterSet&);
+/// The same of the buffers alone.
+std::string hash_buffers(const ParameterSet&);
 
 }  // namespace lockstep

@@ -47,9 +47,30 @@ std::vector<Manifest::Tensor> tensors_of(const std::vector<NamedView>& views) {
   return tensors;
 }
 
+/// Calls action(offset, bytes) for each block of a piece that has its own checksum.
+void for_blocks(const View& piece, auto action) {
+  const auto bytes = std::int64_t(piece.bytes());
+  for (std::int64_t at = 0; at < bytes; at += block) action(at, std::size_t(std::min(block, bytes - at)));
+}
+std::string copy_and_sum(std::byte* to, const std::byte* from, std::size_t bytes) {
+  constexpr std::size_t cached = 32 << 10;
+  Checksum sum;
+  for (std::size_t at = 0; at < bytes; at += cached) {
+    const std::size_t n = std::min(cached, bytes - at);
+    std::memcpy(to + at, from + at, n);
+    sum.add(from + at, n);
+  }
+  return sum.text();
+}
+
 /// The order of a manifest: tensor after tensor.
 void sort_pieces(Manifest& manifest) {
   std::ranges::sort(manifest.pieces, {}, [](const auto& p) { return std::pair(p.tensor, p.begin); });
+}
+
+/// Writes checkpoint.h5 and what `latest` will be: the last rank has the least to do at the end.
+bool writes_view(const Group& group) {
+  return group.rank() == group.size() - 1;
 }
 
 void make_folder(const std::string& path) {
@@ -106,9 +127,11 @@ struct CheckpointWriter::Parts {
 
   std::vector<Slice> slices;
   FileLayout layout;
-  Manifest plan;     // rank 0; pieces rank after rank
-  std::string view;  // rank 0: checkpoint.h5 without step and state
+  Manifest plan;     // rank 0 and last; pieces rank after rank
+  std::string view;  // last rank: checkpoint.h5 without step and state
+  std::string mark;  // of temporary names, the same on all ranks
   Memory image;      // asynchronous: this rank's file as it will be
+  std::string image_sums;
 
   enum class Phase : std::uint8_t {
     idle,
@@ -118,6 +141,7 @@ struct CheckpointWriter::Parts {
   std::future<std::string> job;  // a report, of this rank's part of the phase
   std::string temporary, state;
   std::int64_t step = 0;
+  bool failed = false;  // the last one, and may have left something
   double begun = 0, copied = 0;
   std::optional<Outcome> outcome;  // not yet told
 
@@ -129,43 +153,62 @@ struct CheckpointWriter::Parts {
     return view.slice(s.begin - begin, s.size);
   }
 
-  std::string make_temporary() const {
-    make_folder(folder);
-    remove_leftovers(folder);
-    std::string path = fmt::format("{}.tmp.{}", step_path(folder, step), getpid());
-    if (::mkdir(path.c_str(), 0777) != 0) write_failed(path, 0, errno);
-    return path;
-  }
-
   void make_image() {
     image = untouched_memory(std::size_t(layout.bytes));     // large pages: the disk is told of fewer
     std::memset(image.get(), 0, std::size_t(layout.bytes));  // touched now and not by the first checkpoint's step
     for (const auto& [at, bytes] : layout.rest) std::memcpy(image.get() + at, bytes.data(), bytes.size());
   }
+  /// Into the image. On the processor the checksums are made of what the copy has in the cache; a GPU's copy has no such bytes, and
+  /// the thread makes them.
   void copy_slices() {
+    image_sums.clear();
     for (std::size_t i = 0; i < slices.size(); ++i) {
       const View from = view_of(slices[i]);
-      kernels::copy(queue, {image.get() + layout.offsets[i], from.size, from.dtype}, from);
+      std::byte* const to = image.get() + layout.offsets[i];
+      if (queue.on_gpu)
+        kernels::copy(queue, {to, from.size, from.dtype}, from);
+      else
+        for_blocks(from, [&](std::int64_t at, std::size_t bytes) {
+          image_sums += copy_and_sum(to + at, static_cast<const std::byte*>(from.data) + at, bytes);
+        });
     }
     kernels::synchronize(queue);
   }
 
-  /// Writes this rank's file and returns the checksums of its blocks, one after another. In the thread, when there is one.
-  std::string write_slices() const {
+  /// Writes this rank's files and returns the checksums of its blocks, one after another, and then those of the view. In the
+  /// thread, when there is one: nothing of it is the step's.
+  std::string write_files() const {
+    make_folder(folder);
+    if (::mkdir(temporary.c_str(), 0777) != 0 && errno != EEXIST) write_failed(temporary, 0, errno);  // who comes first
     RawFile file(temporary + "/" + rank_file_name(group.rank()), RawFile::Mode::create);
     file.reserve(layout.bytes);
     std::string sums = image ? write_image(file) : write_views(file);
+    if (writes_view(group)) sums += write_view();
     file.sync();
     return sums;
   }
+  std::string write_view() const {
+    const std::string shown = view_file_at(view, step, state);
+    write_synced(temporary + "/" + checkpoint_view_name, shown);
+    write_synced(next_latest(), fmt::format("step_{}\n", step));  // before the checkpoint shows: from there on no space is needed
+    return fmt::format("{}{}", checksum(shown), shown.size());
+  }
+  /// Takes away what failed ones left. Collective.
+  void clear() {
+    agree(group, [&] {
+      remove_leftovers(folder);
+      return "";
+    });
+  }
+  std::string next_latest() const { return folder + "/latest" + mark; }
 
   std::string write_image(const RawFile& file) const {
-    std::string sums;
-    for (std::size_t i = 0; i < slices.size(); ++i) {
-      const auto bytes = std::int64_t(view_of(slices[i]).bytes());
-      for (std::int64_t at = 0; at < bytes; at += block)
-        sums += checksum(image.get() + layout.offsets[i] + at, std::size_t(std::min(block, bytes - at)));
-    }
+    std::string sums = image_sums;
+    if (queue.on_gpu)
+      for (std::size_t i = 0; i < slices.size(); ++i)
+        for_blocks(view_of(slices[i]), [&](std::int64_t at, std::size_t bytes) {
+          sums += checksum(image.get() + layout.offsets[i] + at, bytes);
+        });
     file.write_directly(layout.bytes, image.get());
     return sums;
   }
@@ -210,19 +253,16 @@ struct CheckpointWriter::Parts {
     for (auto& piece : manifest.pieces)
       for (std::int64_t i = 0; i < manifest.blocks_of(piece); ++i, at += 32) piece.xxh3.push_back(sums.substr(at, 32));
     sort_pieces(manifest);
-    const std::string shown = view_file_at(view, step, state);
-    manifest.files.push_back({checkpoint_view_name, std::int64_t(shown.size()), checksum(shown)});
-    write_synced(temporary + "/" + checkpoint_view_name, shown);
+    manifest.files.push_back({checkpoint_view_name, std::stoll(sums.substr(at + 32)), sums.substr(at, 32)});
     write_synced(temporary + "/" + checkpoint_manifest_name, manifest.to_json());  // last: a folder without it is incomplete
     sync_folder(temporary);
     const std::string path = step_path(folder, step), latest = folder + "/latest";
-    const std::string next = fmt::format("{}.tmp.{}", latest, getpid());
-    write_synced(next, fmt::format("step_{}\n", step));  // before the checkpoint shows: from there on no space is needed
     publish(made, path);
     sync_folder(folder);
-    if (::rename(next.c_str(), latest.c_str()) != 0) write_failed(latest, 0, errno);
+    if (::rename(next_latest().c_str(), latest.c_str()) != 0) write_failed(latest, 0, errno);
     sync_folder(folder);
     prune(folder, step, options.keep, options.keep_every);
+    remove_leftovers(folder);
     return path;
   }
 
@@ -237,10 +277,7 @@ struct CheckpointWriter::Parts {
     if (phase == Phase::writing) {
       auto reports = group.gather(job.get());
       for (const auto& told : reports)
-        if (told[0] != '0') {
-          if (group.rank() == 0) TemporaryFolder{temporary};
-          return end(told);
-        }
+        if (told[0] != '0') return end(told);
       phase = Phase::committing;
       if (group.rank() == 0) start([this, reports = std::move(reports)] { return commit(reports); });
       return {};
@@ -255,6 +292,7 @@ struct CheckpointWriter::Parts {
       ended.path = result(told);
     } catch (const Error& e) {
       ended.problem = e.what(), ended.exit = e.exit();
+      failed = true;
     }
     return ended;
   }
@@ -265,9 +303,10 @@ CheckpointWriter::CheckpointWriter(std::string folder, std::vector<NamedView> vi
     : parts_(new Parts(std::move(folder), std::move(views), options, queue, group)) {
   Parts& p = *parts_;
   std::vector<Manifest::Tensor> tensors;
-  agree(group, [&] {
+  p.mark = agree(group, [&] {
     make_folder(p.folder);
-    return "";
+    remove_leftovers(p.folder);
+    return fmt::format(".tmp.{}", getpid());
   });
   settle(group, [&] { tensors = tensors_of(p.views); });
   const io::Parts parts = parts_of(tensors, p.views, group);
@@ -279,8 +318,9 @@ CheckpointWriter::CheckpointWriter(std::string folder, std::vector<NamedView> vi
   const auto all =
       group.gather(Json{{"bytes", p.layout.bytes}, {"rest_xxh3", p.layout.rest_xxh3}, {"offsets", p.layout.offsets}}.dump());
   settle(group, [&] {
-    if (group.rank() != 0) return;
+    if (group.rank() != 0 && !writes_view(group)) return;
     p.plan = plan_of(tensors, parts, all);
+    if (!writes_view(group)) return;
     Manifest ordered = p.plan;
     sort_pieces(ordered);
     p.view = view_file(ordered);
@@ -299,15 +339,11 @@ void CheckpointWriter::begin(std::int64_t step, const std::string& state) {
   Parts& p = *parts_;
   require(!under_way() && !p.outcome, "CheckpointWriter::begin: the outcome of step {} was not asked for", p.step);
   p.step = step, p.state = state, p.begun = now(), p.copied = 0;
-  try {
-    p.temporary = agree(p.group, [&] { return p.make_temporary(); });
-  } catch (const Error& e) {
-    p.outcome = {.step = step, .path = "", .problem = e.what(), .exit = e.exit()};
-    return;
-  }
+  p.temporary = step_path(p.folder, step) + p.mark;
+  if (std::exchange(p.failed, false)) p.clear();
   if (p.options.asynchronous) p.copy_slices();
   kernels::synchronize(p.queue);
-  p.start([&p] { return p.write_slices(); });
+  p.start([&p] { return p.write_files(); });
   p.phase = Parts::Phase::writing;
   p.copied = now() - p.begun;
   if (!p.options.asynchronous) p.outcome = wait();

@@ -475,7 +475,8 @@ class Trainer {
 
   /// `must`: the run ends with it, so wait for it.
   void save(bool must) {
-    check_agreement();
+    // Ranks that have one copy of the weights cannot differ in them.
+    check_agreement(strategy_->common_masters() ? hash_buffers(parameters_) : hash_parameters(parameters_));
     if (checkpoints_->under_way()) {
       double began = now();
       auto ended = checkpoints_->wait();
@@ -497,17 +498,15 @@ class Trainer {
     session_.log(fmt::format("step {} was not saved, the run goes on: {}", ended.step, ended.problem));
   }
 
-  /// Every rank must hold the same weights. Returns their hash.
-  std::string check_agreement() {
-    std::string mine = hash_parameters(parameters_);
-    if (!config_.train.communicate) return mine;  // each rank trains by itself, on purpose
+  /// Every rank must hold the same weights, so that their hash is the same.
+  void check_agreement(const std::string& mine) {
+    if (!config_.train.communicate) return;  // each rank trains by itself, on purpose
     auto all = session_.group().gather(mine);
     std::string others;
     int differing = 0;
     for (std::size_t r = 0; r < all.size(); ++r)
       if (all[r] != all[0]) others += fmt::format("{}{}", differing++ ? ", " : "", r);
     require(Exit::diverged, differing == 0, "step {}: the weights of rank {} differ from those of rank 0", step_, others);
-    return mine;
   }
 
   void write_timeline() const {
@@ -522,7 +521,8 @@ class Trainer {
   void finish() {
     if (first_step_ >= steps_)
       session_.log(fmt::format("nothing to do: the checkpoint is at step {} of {}", first_step_, steps_));
-    std::string hash = check_agreement();
+    const std::string hash = hash_parameters(parameters_);
+    check_agreement(hash);
     write_metrics({{"event", "end"},
                    {"step", step_},
                    {"ranks", session_.size()},

@@ -7,7 +7,7 @@ compute (the log says when a checkpoint was on disk; one that took longer is an 
 of the first half less that of the second, of each checkpoint by itself, so that a machine which drifts matters little; as a share of one step. The
 same half of a run without checkpoints, taken in turn, shows what the method finds where there is nothing. Usage:
     benchmarks/io/checkpoint.py [--program build/cpu/lockstep]… [--ranks 2] [--rounds 5] [--steps 240] [--every 20] CONFIG.toml
-Several programs take turns, and each has a line.
+Several programs take turns, and each has a line; the runs without checkpoints are the first one's.
 """
 
 import argparse
@@ -68,7 +68,8 @@ def main():
     parser.add_argument("--every", type=int, default=20)
     arguments = parser.parse_args()
     programs = arguments.program or [str(ROOT / "build/cpu/lockstep")]
-    costs, nothing, steps, copies = ({p: [] for p in programs} for _ in range(4))
+    costs, steps, copies = ({p: [] for p in programs} for _ in range(3))
+    nothing = []
     with tempfile.TemporaryDirectory(dir=ROOT / "build") as folder:
         for _ in range(arguments.rounds):
             for program in programs:
@@ -76,11 +77,11 @@ def main():
                 costs[program] += found
                 steps[program].append(step)
                 copies[program] += copied
-                nothing[program] += run(arguments, program, 0, folder)[0]
+            nothing += run(arguments, programs[0], 0, folder)[0]
+    none, none_low, none_high = interval(nothing)
     for program in programs:
         step = statistics.mean(steps[program])
         ratio, low, high = interval(costs[program])
-        none, none_low, none_high = interval(nothing[program])
         print(json.dumps({
             "name": "asynchronous checkpoint, share of a step", "program": program, "unit": "ms", "ours": round(step * ratio, 3),
             "peer": round(step, 3), "peer_name": "one step", "ratio": round(ratio, 4), "ratio_low": round(low, 4),
