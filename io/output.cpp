@@ -43,9 +43,11 @@ void write_failed(const std::string& path, std::int64_t bytes, int problem) {
   throw Error(fmt::format("{}: cannot be written: {}", path, std::strerror(problem)), Exit::io);
 }
 
-void check_space(const std::string& path, std::int64_t bytes) {
+namespace {
+/// Throws when a file of `bytes` at `path` would not fit, in the name of its target; leaves nothing there.
+void check_space(const std::string& path, std::int64_t bytes, const std::string& target) {
   const int file = ::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
-  if (file < 0) write_failed(path, bytes, errno);
+  if (file < 0) write_failed(target, bytes, errno);
   int problem = fallocate(file, 0, 0, std::max<std::int64_t>(1, bytes)) == 0 ? 0 : errno;
   if (problem == EOPNOTSUPP || problem == ENOSYS) {  // ask instead
     struct statvfs disk {};
@@ -54,10 +56,9 @@ void check_space(const std::string& path, std::int64_t bytes) {
   }
   ::close(file);
   ::unlink(path.c_str());
-  if (problem) write_failed(path, bytes, problem);
+  if (problem) write_failed(target, bytes, problem);
 }
 
-namespace {
 void sync(const std::string& path, int flags) {
   const int file = ::open(path.c_str(), flags | O_CLOEXEC);
   if (file < 0) write_failed(path, 0, errno);
@@ -79,7 +80,7 @@ Output::Output(std::string target, std::int64_t bytes)
   std::error_code problem;
   fs::create_directories(folder_of(target_), problem);
   if (problem) write_failed(folder_of(target_), bytes, problem.value());
-  check_space(temporary_, bytes);
+  check_space(temporary_, bytes, target_);
 }
 
 Output::~Output() {

@@ -23,8 +23,6 @@ class Output {
   std::string target_, temporary_;
 };
 
-/// Throws (io) when a file of `bytes` at `path` would not fit; leaves nothing there.
-void check_space(const std::string& path, std::int64_t bytes);
 /// The Error of a failed write: names the path, errno, and when the disk is full the bytes needed and free.
 [[noreturn]] void write_failed(const std::string& path, std::int64_t bytes, int problem);
 

@@ -85,7 +85,8 @@ std::string convert(io::ConvertOptions options, const std::function<std::string(
     return what(options);
   } catch (const Stopped&) {
     line.clear();
-    fmt::print(stderr, "Stopped; {} is as it was.\n", options.out);
+    const bool there = access(options.out.c_str(), F_OK) == 0;
+    fmt::print(stderr, "Stopped; {}.\n", there ? options.out + " is as it was" : "nothing was written");
     for (int i = 0; i < 2; ++i) sigaction(signals[i], &old[i], nullptr);
     raise(stopped);
   }

@@ -80,7 +80,9 @@ with h5.File('a.h5', 'w') as f:
       for (const char* name : {"classes", "mean", "fixed", "scale", "none", "absent"}) {
         const auto numbers = file.numbers(object, name), expected = library.numbers(object, name);
         ASSERT_EQ(numbers.has_value(), expected.has_value()) << object << " " << name;
-        if (numbers && std::string(name) != "mean") EXPECT_EQ(*numbers, *expected);
+        if (numbers && std::string(name) != "mean") {
+          EXPECT_EQ(*numbers, *expected);
+        }
         EXPECT_EQ(file.texts(object, name), library.texts(object, name)) << object << " " << name;
         attributes += numbers.has_value() || file.texts(object, name).has_value();
       }
