@@ -79,11 +79,6 @@ HD float value_of(const float* scalars, Scalar s) {
   return scalars[int(s)];
 }
 
-/// The gradient as the formulas use it: a scale of 0 hides NaN and infinity.
-HD float scaled(float gradient, float scale) {
-  return scale == 0 ? 0.f : gradient * scale;
-}
-
 /// Where updates go: masters, and weights rounded from them where those are other memory.
 template <class W>
 struct Weights {
@@ -106,6 +101,7 @@ struct Sgd {
   HD void operator()(Team team, const Segment& segment, std::int64_t begin, std::int64_t size) const {
     float rate = value_of(scalars, Scalar::rate) * segment.rate_scale, decay = segment.decay;
     float scale = value_of(scalars, Scalar::gradient_scale);
+    if (scale == 0) return;
     bool first = value_of(scalars, Scalar::first) != 0;
     float keep = first ? 0.f : settings.momentum, take = first ? 1.f : 1 - settings.dampening;
     float ahead = settings.nesterov ? settings.momentum : 1.f, now = settings.nesterov ? 1.f : 0.f;
@@ -113,7 +109,7 @@ struct Sgd {
     team.each(size, [&](std::int64_t c) {
       std::int64_t i = begin + c;
       float w = out.masters[i];
-      float g = scaled(float(gradients[i]), scale) + decay * w;
+      float g = float(gradients[i]) * scale + decay * w;
       if constexpr (has_velocity) {
         float v = keep * v_of[c] + take * g;
         v_of[c] = v;
@@ -136,6 +132,7 @@ struct AdamW {
   HD void operator()(Team team, const Segment& segment, std::int64_t begin, std::int64_t size) const {
     float rate = value_of(scalars, Scalar::rate) * segment.rate_scale;
     float scale = value_of(scalars, Scalar::gradient_scale);
+    if (scale == 0) return;
     float kept = 1 - rate * segment.decay;
     float beta1 = settings.beta1, beta2 = settings.beta2, epsilon = settings.epsilon;
     float step = rate / value_of(scalars, Scalar::correction1);
@@ -143,7 +140,7 @@ struct AdamW {
     float *m_of = m + (begin - segment.moments_begin), *v_of = v + (begin - segment.moments_begin);
     team.each(size, [&](std::int64_t c) {
       std::int64_t i = begin + c;
-      float g = scaled(float(gradients[i]), scale);
+      float g = float(gradients[i]) * scale;
       float mi = beta1 * m_of[c] + (1 - beta1) * g;
       float vi = beta2 * v_of[c] + (1 - beta2) * g * g;
       m_of[c] = mi;
@@ -170,13 +167,39 @@ struct Clip {
   const float* partials;
   std::int64_t count;
   float limit;
+  float* loss_scale;  ///< or null
+  LossScaleSettings settings;
   template <class Team>
   HD void operator()(Team team, std::int64_t) const {
     float norm = float(std::sqrt(team.sum_f64(count, [&](std::int64_t i) { return double(partials[i]); })));
     if (!team.first()) return;
+    const float unscaled = loss_scale ? 1 / loss_scale[int(LossScale::scale)] : 1.f;
+    norm *= unscaled;
     scalars[int(Scalar::gradient_norm)] = norm;
     bool finite = norm - norm == 0;
-    scalars[int(Scalar::gradient_scale)] = !finite ? 0.f : limit > 0 && norm > limit ? limit / norm : 1.f;
+    scalars[int(Scalar::gradient_scale)] = !finite ? 0.f : limit > 0 && norm > limit ? limit / norm * unscaled : unscaled;
+    if (loss_scale) move(finite);
+  }
+  HD void move(bool finite) const {
+    float& scale = loss_scale[int(LossScale::scale)];
+    float& since = loss_scale[int(LossScale::finite)];
+    float& skipped = loss_scale[int(LossScale::skipped)];
+    if (!finite) {
+      scale *= settings.backoff;
+      since = 0;
+      skipped += 1;
+      return;
+    }
+    since += 1;
+    if (since >= settings.interval) {
+      if (scale * settings.growth <= settings.most) scale *= settings.growth;
+      since = 0;
+    }
+    if (skipped == 0) return;  // the host's numbers are right
+    const double updates = double(scalars[int(Scalar::step)]) - double(skipped);
+    scalars[int(Scalar::first)] = updates == 1 ? 1.f : 0.f;
+    scalars[int(Scalar::correction1)] = float(1 - std::pow(double(scalars[int(Scalar::beta1)]), updates));
+    scalars[int(Scalar::correction2)] = float(1 - std::pow(double(scalars[int(Scalar::beta2)]), updates));
   }
 };
 
@@ -254,9 +277,11 @@ void square_sums(const Queue& q, View partials, View gradients, const SpanTable&
   });
 }
 
-void clip(const Queue& q, View scalars, View partials, float limit) {
+void clip(const Queue& q, View scalars, View partials, float limit, View loss_scale, LossScaleSettings settings) {
   require(scalars.size >= int(Scalar::count), "clip: {} scalars", scalars.size);
-  for_each_row(q, 1, partials.size, Clip{scalars.as<float>(), partials.as<float>(), partials.size, limit});
+  require(!loss_scale || loss_scale.size >= int(LossScale::count), "clip: {} numbers of the loss scale", loss_scale.size);
+  for_each_row(q, 1, partials.size,
+               Clip{scalars.as<float>(), partials.as<float>(), partials.size, limit, loss_scale.as<float>(), settings});
 }
 
 }  // namespace lockstep::kernels

@@ -50,6 +50,9 @@ enum class Scalar : int {
   correction1,
   correction2,
   first,  ///< 1 in the first step, else 0
+  step,   ///< counted from 1; exact up to 2^24
+  beta1,  ///< of the corrections, for clip() to make them anew where steps were skipped; 0: none
+  beta2,
   gradient_norm,
   count
 };
@@ -66,7 +69,8 @@ struct FlatState {
 };
 
 /// One pass: g = gradient * gradient_scale + decay * w;  v = momentum * v + (1 - dampening) * g;  w -= rate * (nesterov ? g +
-/// momentum * v : v). As torch.optim.SGD, whose first step sets v = g (Scalar::first). velocity is absent without momentum.
+/// momentum * v : v). As torch.optim.SGD, whose first step sets v = g (Scalar::first). velocity is absent without momentum. A
+/// gradient_scale of 0 changes nothing.
 void sgd(const Queue&, FlatState, View velocity, const SegmentTable&, View scalars, SgdSettings);
 
 struct AdamWSettings {
@@ -74,15 +78,30 @@ struct AdamWSettings {
 };
 
 /// One pass of AdamW (Loshchilov & Hutter 2019, as torch.optim.AdamW): w *= 1 - rate * decay; m, v updated from gradient *
-/// gradient_scale; w -= rate * (m / correction1) / (sqrt(v / correction2) + epsilon), correction_i = 1 - beta_i^t.
+/// gradient_scale; w -= rate * (m / correction1) / (sqrt(v / correction2) + epsilon), correction_i = 1 - beta_i^t. A
+/// gradient_scale of 0 changes nothing.
 void adamw(const Queue&, FlatState, View m, View v, const SegmentTable&, View scalars, AdamWSettings);
 
 /// partials (f32): the sums of squares of the blocks of `spans`.
 void square_sums(const Queue&, View partials, View gradients, const SpanTable& spans);
 
+/// A factor of the loss that keeps gradients of f16 clear of the ends of its range (Micikevicius et al. 2018): three f32 in
+/// memory of the queue's device, kept from step to step.
+enum class LossScale : int {
+  scale,    ///< a power of two: gradients are multiplied by it
+  finite,   ///< steps since it last changed
+  skipped,  ///< updates that were left out because a gradient was not finite
+  count
+};
+/// As torch.amp.GradScaler: halved by a norm that is not finite, doubled behind `interval` finite ones in a row.
+struct LossScaleSettings {
+  float growth = 2, backoff = 0.5f, interval = 2000, most = 0x1p24f;
+};
+
 /// scalars[gradient_norm] = sqrt(sum of partials, in order, in f64); scalars[gradient_scale] = min(1, limit / norm), or 1 when
-/// limit is 0. A norm that is not finite leaves scale 0, with which sgd and adamw take the gradient as
-/// zero whatever it holds.
-void clip(const Queue&, View scalars, View partials, float limit);
+/// limit is 0. A norm that is not finite leaves scale 0, with which sgd and adamw change nothing. With a `loss_scale` the norm
+/// and the scale are those of gradients divided by it; it moves as its settings say, and scalars[first] and the corrections count
+/// the updates that were made.
+void clip(const Queue&, View scalars, View partials, float limit, View loss_scale = {}, LossScaleSettings = {});
 
 }  // namespace lockstep::kernels

@@ -110,7 +110,10 @@ void visit_keys(C& c, F&& key) {
       "algorithms of products on GPUs; search: the fastest, found by timing and remembered; first: the library's first choice",
       Rule{.choices = {"search", "first"}});
   key("precision", c.train.precision, "of weights and activations; masters are f32", Rule{.choices = {"f32", "bf16", "f16"}});
-  key("gradient", c.train.gradient, "type that gradients travel in", Rule{.choices = {"f32", "bf16"}});
+  key("gradient", c.train.gradient, "type that gradients travel in", Rule{.choices = {"f32", "bf16", "f16"}});
+  key("loss_scale", c.train.loss_scale,
+      "f16: factor of the loss in the first step, a power of two; 65536 when absent. It finds its size from there",
+      Rule{.low = 1, .high = 16777216});
   key("threads", c.train.threads, "CPU threads a rank", Rule{.low = 1, .high = 4096});
   key("recompute", c.train.recompute, "gpt: keep less for backward, compute it again");
   key("label_smoothing", c.train.label_smoothing, "share of a label spread over all classes", Rule{.low = 0, .high = 0.99});
@@ -520,28 +523,6 @@ void check_unknown(const toml::table& root) {
   }
 }
 
-void check_whole(const Config& c, const std::string& file) {
-  auto need = [&](bool ok, const std::string& text) {
-    if (!ok) throw Error(file + ": " + text, Exit::usage);
-  };
-  const bool path = !c.data.path.empty() && !c.data.path[0].empty();
-  need(path || !c.data.mixture.empty(), "data.path is missing: the HDF5 file to train on");
-  need(!path || c.data.mixture.empty(), "data.path and data.mixture are both given; one is enough");
-  need(
-      c.data.mixture.empty() || c.data.tail == "carry",
-      fmt::format("data.tail = \"{}\" needs epochs that end, but each source of data.mixture goes through its own: use \"carry\"",
-                  c.data.tail));
-  need(!c.model.kind.empty(), "model.kind is missing: mlp, convnet, resnet18, resnet50 or gpt");
-  need(c.train.steps || c.train.epochs, "the run's length is missing: give train.steps or train.epochs");
-  need(!(c.train.steps && c.train.epochs), "train.steps and train.epochs are both given; one is enough");
-  need(!c.train.recompute || c.model.kind == "gpt", "train.recompute belongs to model.kind = gpt");
-  need(c.model.kind != "convnet" || c.model.hidden.size() <= 1, "model.hidden of a convnet is one width");
-  need(!c.model.kernel || *c.model.kernel % 2 == 1, "model.kernel must be odd");
-  need(c.run.name != "." && c.run.name != ".." && c.run.name.find('/') == std::string::npos,
-       fmt::format("run.name must be the name of a folder, not \"{}\"; its place is run.folder", c.run.name));
-  need(!(c.schedule.decay_share == 0 && c.schedule.kind == "wsd"), "schedule.decay_share must be above 0");
-}
-
 }  // namespace
 
 std::string nearest(const std::string& word, const std::vector<std::string>& known) {
@@ -579,7 +560,7 @@ Config parse_config(const std::string& text, const std::string& file, const std:
   Reader reader{root, "", nullptr};
   visit_keys(config, reader);
   if (config.run.name.empty()) config.run.name = std::filesystem::path(file).stem().string();
-  check_whole(config, file);
+  check_together(config, file);
   return config;
 }
 

@@ -65,6 +65,7 @@ struct Config {
     bool overlap = true, communicate = true;
     std::string update = "auto", captured = "auto", products = "search";
     std::string precision = "f32", gradient = "f32";
+    std::optional<double> loss_scale;
     Auto threads;
     bool recompute = false;
     double label_smoothing = 0;
@@ -99,6 +100,9 @@ struct Config {
 Config read_config(const std::string& file, const std::vector<std::string>& assignments = {});
 /// As above from the text of a file; `file` is its name in messages.
 Config parse_config(const std::string& text, const std::string& file, const std::vector<std::string>& assignments = {});
+
+/// What keys must be, or may not be, together: throws Error (Exit::usage) with a sentence. Part of the two above.
+void check_together(const Config&, const std::string& file);
 
 /// The whole configuration as TOML that parse_config reads back to the same values; with a word on each key when asked for.
 std::string print_config(const Config&, bool with_help = false);

@@ -148,16 +148,20 @@ std::unique_ptr<optim::Optimizer> build_optimizer(const Config& c, ParameterSet&
   const auto& o = c.optimizer;
   std::vector<optim::Group> groups;
   for (const auto& g : o.groups) groups.push_back({g.prefix, float(g.rate_scale), g.decay ? float(*g.decay) : -1.f});
+  std::unique_ptr<optim::Optimizer> optimizer;
   if (o.kind == "sgd")
-    return std::make_unique<optim::Sgd>(
+    optimizer = std::make_unique<optim::Sgd>(
         parameters, flat, gradients,
         optim::Sgd::Options{.momentum = float(o.momentum), .decay = float(o.decay), .nesterov = o.nesterov, .groups = groups});
-  return std::make_unique<optim::AdamW>(parameters, flat, gradients,
-                                        optim::AdamW::Options{.beta1 = float(o.beta1),
-                                                              .beta2 = float(o.beta2),
-                                                              .epsilon = float(o.epsilon),
-                                                              .decay = float(o.decay),
-                                                              .groups = groups});
+  else
+    optimizer = std::make_unique<optim::AdamW>(parameters, flat, gradients,
+                                               optim::AdamW::Options{.beta1 = float(o.beta1),
+                                                                     .beta2 = float(o.beta2),
+                                                                     .epsilon = float(o.epsilon),
+                                                                     .decay = float(o.decay),
+                                                                     .groups = groups});
+  if (c.train.precision == "f16") optimizer->scale_loss(float(c.train.loss_scale.value_or(65536)));
+  return optimizer;
 }
 
 optim::Schedule build_schedule(const Config& c, std::int64_t steps) {

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "kernels/product_choices.h"
@@ -56,6 +57,7 @@ std::string state_json(const Config& c, const Session& session, std::int64_t ste
                         {"choices", choices(c, session, data)},
                         {"products", kernels::product_choices(session.device().queue())}};
   if (session.size() > 1) state["bucket_bytes"] = {{"head", buckets.head}, {"middle", buckets.middle}, {"tail", buckets.tail}};
+  if (optimizer.scales_loss()) state["loss_scale"] = optimizer.loss_scale();
   return state.dump(1);
 }
 
@@ -79,7 +81,14 @@ SavedState read_state(const io::FoundCheckpoint& found, const Config& c, const S
               state.contains("optimizer_steps") && state["optimizer_steps"].is_number_integer() && state.contains("choices") &&
               state["choices"].is_object();
   require(Exit::bad_data, ours, "{} was not written by a training run: it lacks the run's state", found.path);
-  SavedState saved{state["step"], state["optimizer_steps"], state.value("seconds", 0.0), "", {}};
+  SavedState saved{state["step"], state["optimizer_steps"], state.value("seconds", 0.0), {}, {}, {}};
+  if (const auto scale = state.find("loss_scale"); scale != state.end()) {
+    const bool numbers = scale->is_array() && scale->size() == std::size_t(kernels::LossScale::count) &&
+                         std::ranges::all_of(*scale, [](const auto& value) { return value.is_number(); });
+    require(Exit::bad_data, numbers, "{}: the loss scale in the run's state is not {} numbers", found.path,
+            int(kernels::LossScale::count));
+    saved.loss_scale = scale->get<std::vector<float>>();
+  }
   const ordered_json present = choices(c, session, data);
   for (const auto& [name, now] : present.items()) {
     if (!state["choices"].contains(name) || state["choices"][name] == now) continue;

@@ -27,7 +27,8 @@ std::optional<parallel::BucketOptions> stored_buckets(const io::FoundCheckpoint&
 struct SavedState {
   std::int64_t step = 0, optimizer_steps = 0;
   double seconds = 0;
-  std::string products;  ///< algorithms of products (kernels/product_choices.h), where they hold here
+  std::string products;           ///< algorithms of products (kernels/product_choices.h), where they hold here
+  std::vector<float> loss_scale;  ///< empty for a run without one
   /// A sentence for each choice that is not what it was in the checkpoint.
   std::vector<std::string> changes;
 };

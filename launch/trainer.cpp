@@ -186,6 +186,7 @@ class Trainer {
     // What changes from step to step lies in the device's memory, where a captured step finds it.
     const float upstream = weight_ > 0 ? float(1 / weight_) : 0.f;
     kernels::store(queue, upstream_.view(), {&upstream, 1});
+    if (optimizer_->scales_loss()) optimizer_->scale_upstream(upstream_.view());
     kernels::store(queue, step_number_.view(), std::int32_t(step_));
     optimizer_->prepare(schedule_.at(step_ - 1));
     double synced = 0;
@@ -284,8 +285,10 @@ class Trainer {
   }
 
   /// The same norm is seen by all ranks, so a gradient that is not finite is everyone's error; a loss may be one rank's alone.
+  /// With a loss scale it is how that finds its size, until that falls below 1.
   void check_finite() {
     double norm = optimizer_->gradient_norm();
+    if (optimizer_->scales_loss() && optimizer_->loss_scale()[int(kernels::LossScale::scale)] >= 1) norm = 0;
     int bad_lane = -1;
     for (std::size_t i = 0; i < lane_losses_.size(); ++i)
       if (!std::isfinite(lane_losses_[i]) && bad_lane < 0) bad_lane = strategy_->lanes().first + int(i);
@@ -363,6 +366,7 @@ class Trainer {
                          {"data/exposed_ms", 1e3 * interval_.data_seconds / steps},
                          {"comm/hidden_ms", interval_.hidden_ms / looked},
                          {"comm/exposed_ms", interval_.exposed_ms / looked}};
+    if (optimizer_->scales_loss()) line["train/loss_scale"] = optimizer_->loss_scale()[int(kernels::LossScale::scale)];
     write_metrics(line);
     last_.seconds_left = double(steps_ - step_) * each;
     if (session_.console().terminal()) {
@@ -456,6 +460,7 @@ class Trainer {
     refresh_weights(session_.device().queue(), strategy_->flat());
     optimizer_->set_steps(saved.optimizer_steps);
     saved_products_ = saved.products;
+    if (optimizer_->scales_loss() && !saved.loss_scale.empty()) optimizer_->set_loss_scale(saved.loss_scale);
     step_ = first_step_ = saved.step;
     seconds_before_ = saved.seconds;
     for (const std::string& change : saved.changes) session_.log("--resume: " + change);

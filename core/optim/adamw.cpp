@@ -12,6 +12,8 @@ AdamW::AdamW(ParameterSet& set, const Flat& flat, View gradients, const Options&
 
 void AdamW::correct(float* scalars) {
   scalars[int(kernels::Scalar::correction1)] = float(1 - std::pow(double(options_.beta1), double(steps_)));
+  scalars[int(kernels::Scalar::beta1)] = options_.beta1;
+  scalars[int(kernels::Scalar::beta2)] = options_.beta2;
   scalars[int(kernels::Scalar::correction2)] = float(1 - std::pow(double(options_.beta2), double(steps_)));
 }
 

@@ -1,7 +1,9 @@
 #include "core/optim/optimizer.h"
 
 #include <algorithm>
+#include <cmath>
 
+#include "kernels/binary.h"
 #include "kernels/memory.h"
 
 namespace lockstep::optim {
@@ -106,6 +108,7 @@ void Optimizer::prepare(float rate) {
   scalars[int(kernels::Scalar::rate)] = rate;
   scalars[int(kernels::Scalar::gradient_scale)] = 1;
   scalars[int(kernels::Scalar::first)] = steps_ == 1;
+  scalars[int(kernels::Scalar::step)] = float(steps_);
   correct(scalars);
   kernels::store(device_.queue(), scalars_, scalars);
 }
@@ -116,7 +119,7 @@ void Optimizer::update(float clip) {
   if (shared) kernels::fill(q, partials_, 0);  // a sum with zeros is exact
   kernels::square_sums(q, partials_, flat_.gradients, spans_);
   if (shared) shared->sum(q, partials_);
-  kernels::clip(q, scalars_, partials_, clip);
+  kernels::clip(q, scalars_, partials_, clip, loss_scale_, loss_scale_settings_);
   for (std::size_t part = 0; part < parts_.size(); ++part) {
     launch(parts_[part]);
     if (shared) shared->publish(q, part);
@@ -128,6 +131,29 @@ void Optimizer::update(float clip) {
 
 float Optimizer::gradient_norm() const {
   return download(device_.queue(), scalars_)[std::size_t(kernels::Scalar::gradient_norm)];
+}
+
+void Optimizer::scale_loss(float first, kernels::LossScaleSettings settings) {
+  require(Exit::usage, first > 0 && std::isfinite(first) && std::exp2(std::round(std::log2(first))) == first,
+          "loss scale: {} is not a power of two", first);
+  loss_scale_settings_ = settings;
+  loss_scale_ = floats(int(kernels::LossScale::count));
+  kernels::fill(device_.queue(), loss_scale_.slice(int(kernels::LossScale::scale), 1), first);
+}
+
+void Optimizer::scale_upstream(View upstream) const {
+  kernels::binary(device_.queue(), kernels::Binary::multiply, upstream, upstream,
+                  loss_scale_.slice(int(kernels::LossScale::scale), 1));
+}
+
+std::vector<float> Optimizer::loss_scale() const {
+  return download(device_.queue(), loss_scale_);
+}
+
+void Optimizer::set_loss_scale(const std::vector<float>& values) {
+  require(std::int64_t(values.size()) == loss_scale_.size, "loss scale: {} numbers instead of {}", values.size(),
+          loss_scale_.size);
+  kernels::store(device_.queue(), loss_scale_, values);
 }
 
 }  // namespace lockstep::optim

@@ -35,6 +35,16 @@ class Optimizer {
   /// The global norm of the gradients in the last step, before clipping; waits for the queue.
   float gradient_norm() const;
 
+  /// Lets gradients be those of a loss times a factor that finds its own size (kernels::LossScale), beginning with `first`, a
+  /// power of two. Multiply what backward begins with by it: scale_upstream. Call it before the first step.
+  void scale_loss(float first, kernels::LossScaleSettings = {});
+  bool scales_loss() const { return bool(loss_scale_); }
+  /// upstream (one f32) *= the factor, in the device's queue.
+  void scale_upstream(View upstream) const;
+  /// The numbers of kernels::LossScale, to be saved; waits for the queue. Set when a checkpoint is loaded.
+  std::vector<float> loss_scale() const;
+  void set_loss_scale(const std::vector<float>&);
+
   /// Moments by parameter, to be saved: "adamw.m/<parameter>". Of a shared update, those that this rank keeps: elements
   /// [begin, begin + view.size) of the tensor.
   struct State {
@@ -78,7 +88,8 @@ class Optimizer {
   std::vector<Memory> memory_;
   std::vector<kernels::SegmentTable> parts_;
   kernels::SpanTable spans_;
-  View partials_;
+  View partials_, loss_scale_;
+  kernels::LossScaleSettings loss_scale_settings_;
   std::vector<State> state_;
 };
 

@@ -36,6 +36,7 @@ struct Run {
     else
       optimizer = std::make_unique<optim::Sgd>(set, placed->flat, placed->gradients,
                                                optim::Sgd::Options{.momentum = 0.9f, .dampening = 0.5f});
+    if (set.dtype() == DType::f16) optimizer->scale_loss(0x1p24f, {.interval = 2});
     upstream = make_tensor(device, {1}, {0});
     number = Tensor(device, {1}, DType::i32);
   }
@@ -43,6 +44,7 @@ struct Run {
   void prepare(int step) {
     const float mean = 1 / float(8 + step);
     kernels::store(device.queue(), upstream.view(), {&mean, 1});
+    if (optimizer->scales_loss()) optimizer->scale_upstream(upstream.view());
     kernels::store(device.queue(), number.view(), step);
     optimizer->prepare(0.01f / float(step));
   }
@@ -119,7 +121,9 @@ std::vector<std::vector<float>> train(Device& device, DType dtype, const Case& c
     else
       run.work();
     all.push_back(download(device.queue(), run.value));
-    all.push_back({run.optimizer->gradient_norm()});
+    const float norm = run.optimizer->gradient_norm();
+    all.push_back({std::isfinite(norm) ? norm : -1});
+    if (run.optimizer->scales_loss()) all.back().push_back(run.optimizer->loss_scale()[int(kernels::LossScale::scale)]);
     all.push_back(download(device.queue(), run.placed->flat.masters));
     // What others do between steps must not disturb it, nor it them.
     auto values = random_values(10000, std::uint64_t(i));
@@ -144,6 +148,14 @@ TEST(CapturedStep, GivesWhatCallsGive) {
                                                    : i % 3 == 1 ? "norm"
                                                                 : "weights");
         EXPECT_NE(eager[3], eager[27]) << "the loss moves";
+        if (dtype == DType::f16) {  // both ways, while steps are replayed
+          bool halved = false, doubled = false;
+          for (std::size_t i = 13; i < eager.size(); i += 3) {
+            halved |= eager[i][1] < eager[i - 3][1];
+            doubled |= eager[i][1] > eager[i - 3][1];
+          }
+          EXPECT_TRUE(halved && doubled);
+        }
         EXPECT_TRUE(std::isfinite(eager[27][0]));
       }
   omp_set_num_threads(threads);

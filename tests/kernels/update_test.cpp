@@ -39,7 +39,7 @@ struct Laid {
 using Segments = Laid<Segment>;
 using Spans = Laid<Span>;
 
-/// Flat memory with weights that are the masters, or bf16 weights beside them.
+/// Flat memory with weights that are the masters, or weights of 16 bits beside them.
 struct Memory {
   Memory(Device& device, const std::vector<float>& values, DType weight_type)
       : masters(make_tensor(device, {std::int64_t(values.size())}, values)),
@@ -206,7 +206,7 @@ TEST(Update, PlaceDoesNotMatter) {
     }
 }
 
-TEST(Update, AScaleOfZeroHidesNan) {
+TEST(Update, AScaleOfZeroChangesNothing) {
   for (auto& device : devices()) {
     const Queue& q = device->queue();
     Memory memory(*device, {1, 2, 3}, DType::f32);
@@ -214,10 +214,45 @@ TEST(Update, AScaleOfZeroHidesNan) {
     Segment segment{0, 3, 1, 0.5f};
     kernels::sgd(q, memory.state(gradients), memory.m.view(), Segments(*device, {segment}),
                  scalars(*device, 0.5f, 0, 1, 1, true).view(), {.momentum = 0.9f});
-    EXPECT_EQ(download(q, memory.masters), (std::vector<float>{.75f, 1.5f, 2.25f})) << "decay alone";
-    kernels::adamw(q, memory.state(gradients), memory.v.view(), memory.v.view(), Segments(*device, {segment}),
+    kernels::adamw(q, memory.state(gradients), memory.m.view(), memory.v.view(), Segments(*device, {segment}),
                    scalars(*device, 0.5f, 0).view(), {});
-    EXPECT_EQ(download(q, memory.masters), (std::vector<float>{.5625f, 1.125f, 1.6875f})) << "decay alone";
+    EXPECT_EQ(download(q, memory.masters), (std::vector<float>{1, 2, 3}));
+    EXPECT_EQ(download(q, memory.m), (std::vector<float>{0, 0, 0}));
+    EXPECT_EQ(download(q, memory.v), (std::vector<float>{0, 0, 0}));
+  }
+}
+
+TEST(Update, LossScaleFindsItsSizeAndCountsUpdates) {
+  for (auto& device : devices()) {
+    const Queue& q = device->queue();
+    Tensor state = make_tensor(*device, {3}, {1024, 0, 0});
+    auto clip = [&](float partial, float step) {
+      Tensor s = scalars(*device, 0.5f, 1, 7, 8, step == 1);
+      for (auto [which, value] : {std::pair{Scalar::step, step}, {Scalar::beta1, 0.9f}, {Scalar::beta2, 0.99f}})
+        kernels::fill(q, s.view().slice(int(which), 1), value);
+      kernels::clip(q, s.view(), make_tensor(*device, {1}, {partial}).view(), 2, state.view(), {.interval = 2});
+      return download(q, s);
+    };
+    auto of = [](const std::vector<float>& s, Scalar which) { return s[std::size_t(which)]; };
+    const float square = 1024 * 1024;
+    auto s = clip(INFINITY, 1);  // too large by far: halved, and no update
+    EXPECT_EQ(of(s, Scalar::gradient_scale), 0);
+    EXPECT_EQ(download(q, state), (std::vector<float>{512, 0, 1}));
+    s = clip(square, 2);  // a norm of 2 is the limit
+    EXPECT_EQ(of(s, Scalar::gradient_norm), 2);
+    EXPECT_EQ(of(s, Scalar::gradient_scale), 1.f / 512);
+    EXPECT_EQ(of(s, Scalar::first), 1) << "the first update that is made";
+    EXPECT_FLOAT_EQ(of(s, Scalar::correction1), 0.1f);
+    EXPECT_FLOAT_EQ(of(s, Scalar::correction2), float(1 - double(0.99f)));
+    s = clip(square * 4, 3);  // a norm of 4 is clipped to 2; the second in a row
+    EXPECT_EQ(of(s, Scalar::gradient_scale), 0.5f / 512);
+    EXPECT_EQ(of(s, Scalar::first), 0);
+    EXPECT_FLOAT_EQ(of(s, Scalar::correction1), 1 - 0.9f * 0.9f);
+    EXPECT_EQ(download(q, state), (std::vector<float>{1024, 0, 1}));
+    clip(square, 4);
+    EXPECT_EQ(download(q, state), (std::vector<float>{1024, 1, 1}));
+    clip(NAN, 5);
+    EXPECT_EQ(download(q, state), (std::vector<float>{512, 0, 2}));
   }
 }
 

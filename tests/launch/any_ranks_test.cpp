@@ -20,9 +20,9 @@ TEST_F(AnyRanks, ExactIsTheSameAtOneTwoAndFourRanks) {
   for (const auto& [name, arguments] :
        {Case{"mlp", "mlp.toml "}, Case{"gpt", "gpt.toml "},
         Case{"convnet", "mlp.toml --set model.kind=convnet --set model.features=[4,8] --set model.hidden=[8] " + images},
-        Case{"resnet18", "mlp18.toml " + images},
-        Case{"bf16", "gpt.toml --set train.precision=bf16 --set train.gradient=bf16 "},
-        Case{"f16", "gpt.toml --set train.precision=f16 "}}) {
+        Case{"resnet18", "mlp18.toml " + images}, Case{"bf16", "gpt.toml --set train.precision=bf16 --set train.gradient=bf16 "},
+        Case{"f16", "gpt.toml --set train.precision=f16 --set train.loss_scale=16777216 --set log.every=1 "},
+        Case{"f16sums", "gpt.toml --set train.precision=f16 --set train.gradient=f16 --set train.loss_scale=16777216 "}}) {
     std::string plain = mlp_toml;  // resnet18 knows neither hidden nor dropout
     plain.replace(plain.find("kind = \"mlp\""), plain.find("[train]") - plain.find("kind = \"mlp\""), "kind = \"resnet18\"\n");
     write("mlp18.toml", plain);
@@ -44,6 +44,15 @@ TEST_F(AnyRanks, ExactIsTheSameAtOneTwoAndFourRanks) {
     EXPECT_EQ(losses(name + "1"), losses(name + "2")) << name;
     EXPECT_EQ(losses(name + "1"), losses(name + "4")) << name;
   }
+  std::vector<double> scales[3];
+  for (int i : {0, 1, 2})
+    for (const auto& line : metrics("f16" + std::to_string(1 << i)))
+      if (line.contains("train/loss_scale")) scales[i].push_back(line["train/loss_scale"]);
+  ASSERT_EQ(scales[0].size(), 12u);
+  EXPECT_LT(scales[0][0], 16777216) << "the first step overflows";
+  EXPECT_EQ(scales[0][11], scales[0][10]) << "and the last does not";
+  EXPECT_EQ(scales[0], scales[1]);
+  EXPECT_EQ(scales[0], scales[2]);
 }
 
 TEST_F(AnyRanks, FastWorksAtThreeRanksAndSaysWhatIsLost) {

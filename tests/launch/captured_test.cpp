@@ -20,7 +20,9 @@ struct Captured : ProgramTest {
     auto norms = [&](const std::string& run) {
       std::string all;
       for (const auto& line : metrics(run))
-        if (line.contains("train/grad_norm")) all += line["train/grad_norm"].dump() + " " + line["lr"].dump() + "\n";
+        if (line.contains("train/grad_norm"))
+          all += line["train/grad_norm"].dump() + " " + line["lr"].dump() + " " +
+                 std::to_string(line.value("train/loss_scale", 0.0)) + "\n";
       return all;
     };
     EXPECT_EQ(norms(name + "no"), norms(name + "yes"));
@@ -34,6 +36,14 @@ TEST_F(Captured, TextIsLearntAlike) {
   expect_same("bf16",
               "gpt.toml --set train.steps=20 --set train.threads=1 --set train.precision=bf16 --set train.recompute=true --set "
               "train.reduction=fast");
+  expect_same("f16",
+              "gpt.toml --set train.steps=20 --set train.precision=f16 --set train.loss_scale=16777216 --set "
+              "train.reduction=fast");
+  std::vector<double> scales;
+  for (const auto& line : metrics("f16yes"))
+    if (line.contains("train/loss_scale")) scales.push_back(line["train/loss_scale"]);
+  ASSERT_EQ(scales.size(), 20u);
+  EXPECT_LT(scales.back(), 16777216) << "steps were skipped";
 }
 
 TEST_F(Captured, ImagesAreLearntAlike) {

@@ -111,6 +111,15 @@ TEST(Config, RangesAndChoices) {
             "--set train.reduction=exakt: train.reduction must be one of fast, exact, not \"exakt\"; did you mean \"exact\"?");
   EXPECT_EQ(refusal_of("optimizer.momentum=0.9"),
             "--set optimizer.momentum=0.9: optimizer.momentum belongs to optimizer.kind = sgd, but optimizer.kind is adamw");
+  EXPECT_EQ(
+      refusal_of("train.gradient=bf16"),
+      "c.toml: train.gradient = \"bf16\" does not go with train.precision = \"f32\": gradients travel in f32 or in the type "
+      "that they are computed in");
+  EXPECT_EQ(refusal_of("train.loss_scale=1024"),
+            "c.toml: train.loss_scale belongs to train.precision = \"f16\": f32 has the range of f32 and needs none");
+  EXPECT_EQ(refusal_of("train.loss_scale=0.5"), "--set train.loss_scale=0.5: train.loss_scale must be at least 1, not 0.5");
+  EXPECT_THROW(parse_config(small, "c.toml", {"train.precision=f16", "train.loss_scale=1000"}), Error);
+  EXPECT_EQ(parse_config(small, "c.toml", {"train.precision=f16", "train.loss_scale=1024"}).train.loss_scale, 1024.0);
   EXPECT_EQ(refusal_of("model.heads=2"), "--set model.heads=2: model.heads belongs to model.kind = gpt, but model.kind is mlp");
 }
 
@@ -143,7 +152,8 @@ TEST(Config, PrintedTextReadsBackToTheSameConfiguration) {
        "train.threads=3", "train.middle_bucket_mib=2.5", "model.hidden=[3, 4]", "optimizer.rate=0.30000000000000004"},
       {"model.kind=gpt", "model.size=124M", "model.layers=3", "train.recompute=true", "optimizer.kind=sgd",
        "optimizer.nesterov=true"},
-      {"model.kind=resnet18", "model.small_stem=true", "schedule.kind=wsd", "schedule.decay_share=0.5", "train.precision=bf16"},
+      {"model.kind=resnet18", "model.small_stem=true", "schedule.kind=wsd", "schedule.decay_share=0.5", "train.precision=f16",
+       "train.gradient=f16", "train.loss_scale=1024"},
       {"model.kind=convnet", "model.features=[8]", "model.kernel=3", "schedule.kind=cosine", "schedule.final=0.1"}};
   for (const auto& set : sets) {
     Config c = parse_config(small, "c.toml", set);

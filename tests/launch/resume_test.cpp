@@ -31,6 +31,42 @@ TEST_F(Resume, OneThenFourThenTwoRanksIsOneRun) {
   EXPECT_TRUE(other.says("wte.weight: ") && other.says("values differ")) << other.text;
 }
 
+// The scale of the loss, how long it has held and how many updates were left out go on where they were.
+TEST_F(Resume, LossScaleGoesOnAtAnotherRankCount) {
+  const std::string train =
+      "train gpt.toml --set schedule.kind=constant --set log.evaluate_every=0 --set log.every=1 --set train.precision=f16 --set "
+      "train.loss_scale=16777216 --set checkpoint.every=1 --set checkpoint.keep=20 ";
+  ASSERT_EQ(lockstep(train + "--set train.steps=12 --set run.name=straight").code, 0);
+  int steps = 0;
+  for (int n : {1, 4, 2}) {
+    const Ran ran =
+        ranks(n, train + "--resume --set run.name=parts --set train.steps=" + std::to_string(steps += n == 1 ? 2 : 5));
+    ASSERT_EQ(ran.code, 0) << ran.text;
+  }
+  EXPECT_EQ(hash("parts"), hash("straight"));
+  EXPECT_EQ(losses("parts"), losses("straight"));
+  auto scales = [&](const std::string& run) {
+    std::vector<double> all;
+    for (const auto& line : metrics(run))
+      if (line.contains("train/loss_scale")) all.push_back(line["train/loss_scale"]);
+    return all;
+  };
+  ASSERT_EQ(scales("straight").size(), 12u);
+  EXPECT_EQ(scales("parts"), scales("straight"));
+  EXPECT_LT(scales("straight")[1], 16777216) << "steps are left out before the first end";
+  auto state = [&](const std::string& run) {
+    return nlohmann::json::parse(read(path("runs/" + run + "/checkpoints/step_12/manifest.json")))["state"];
+  };
+  auto saved = [&](const std::string& run) {
+    const auto found = state(run);
+    return (found.is_string() ? nlohmann::json::parse(std::string(found)) : found)["loss_scale"];
+  };
+  ASSERT_TRUE(saved("straight").is_array());
+  EXPECT_EQ(saved("straight").size(), 3u);
+  EXPECT_EQ(saved("straight"), saved("parts"));
+  EXPECT_EQ(lockstep("checkpoint diff runs/straight runs/parts").code, 0);
+}
+
 TEST_F(Resume, KilledAtAnyMomentEndsWithTheSameWeights) {
   const std::string arguments = "gpt.toml --set train.steps=600 --set checkpoint.every=20 --set log.every=200";
   ASSERT_EQ(lockstep("train " + arguments + " --set run.name=straight").code, 0);

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "core/optim/adamw.h"
 #include "core/optim/sgd.h"
 #include "kernels/memory.h"
@@ -86,6 +88,68 @@ TEST_F(ShardedUpdateTest, EachRankKeepsItsShareOfTheMoments) {
   }
   EXPECT_EQ(group->sum(double(mine)), double(trained));
   EXPECT_NEAR(double(mine), double(trained) / ranks, 2 * 4096.0 * double(strategy.flat().layout.buckets.size()));
+}
+
+// A gradient that is not finite, on one rank, leaves everything as it was on all of them, and halves the scale of the loss. f32
+// is multiplied by powers of two without rounding, so what is left is the run without a scale and without that step, to the last
+// bit.
+TEST_F(ShardedUpdateTest, AnOverflowIsSkippedByAllRanks) {
+  for (bool adam : {true, false})
+    for (bool sharded : {false, true}) {
+      SCOPED_TRACE(std::string(adam ? "adamw" : "sgd") + (sharded ? ", sharded" : ", whole"));
+      std::string hash[2];
+      std::vector<float> norms[2];
+      for (bool scaled : {false, true}) {
+        Net net(device, {.tied = true, .width = width});
+        DataParallel strategy(net.set, *communicator, *group,
+                              {.lanes = ranks, .reduction = Reduction::exact, .sharded_update = sharded});
+        auto optimizer = make(adam, net, strategy);
+        if (scaled) optimizer->scale_loss(1024, {.interval = 2});
+        net.set.initialise(1);
+        auto step = [&](int number, bool overflows) {
+          Tensor upstream = test::make_tensor(device, {1}, {1.f / float(ranks * Net::rows)});
+          if (scaled) optimizer->scale_upstream(upstream.view());
+          if (overflows && rank == ranks - 1) kernels::fill(device.queue(), upstream.view(), INFINITY);
+          strategy.begin_step();
+          strategy.begin_lane(0);
+          Tape tape(device, {.sink = &strategy, .upstream = upstream});
+          tape.backward(net.loss(tape, rank, number));
+          strategy.finish_step();
+          optimizer->step(0.05f, 0.01f);
+        };
+        auto everything = [&] {  // that the optimizer changes
+          std::vector<float> all;
+          auto add = [&](View view) {
+            for (float value : download(device.queue(), view)) all.push_back(value);
+          };
+          for (auto& p : net.set.all()) add(p->value.view()), add(p->master);
+          for (auto& state : optimizer->state()) add(state.view);
+          return all;
+        };
+        auto scale = [&] { return optimizer->loss_scale(); };
+        for (int number = 1; number <= 4; ++number) {
+          if (scaled && number != 2) {
+            const auto before = everything();
+            const float last = scale()[int(kernels::LossScale::scale)];
+            step(100 + number, true);
+            EXPECT_EQ(everything(), before);
+            EXPECT_FALSE(std::isfinite(optimizer->gradient_norm()));
+            EXPECT_EQ(scale()[int(kernels::LossScale::scale)], last / 2);
+            EXPECT_EQ(scale()[int(kernels::LossScale::finite)], 0);
+          }
+          step(number, false);
+          norms[scaled].push_back(optimizer->gradient_norm());
+        }
+        // Halved before the first, third and fourth step; doubled behind the first two.
+        if (scaled) {
+          EXPECT_EQ(scale(), (std::vector<float>{256, 1, 3}));
+        }
+        hash[scaled] = hash_parameters(net.set);
+      }
+      EXPECT_EQ(hash[0], hash[1]);
+      EXPECT_EQ(norms[0], norms[1]);
+      for (const auto& theirs : group->gather(hash[1])) EXPECT_EQ(theirs, hash[1]);
+    }
 }
 
 TEST_F(ShardedUpdateTest, CanBeChosenBetweenSteps) {
