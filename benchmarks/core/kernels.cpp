@@ -264,7 +264,7 @@ struct Bench {
           [&] { cross_entropy(q, loss, sums, x, targets.view(), classes, {}); });
       row("softmax and loss, gradient", "256 x 50257", {.moved = mb(logits, 2)},
           [&] { cross_entropy_backward(q, dx, seed, x, sums, targets.view(), classes, {}, Write::overwrite); });
-      row("softmax, loss and gradient in place", "256 x 50257", 0, mb(logits, 2),
+      row("softmax, loss and gradient in place", "256 x 50257", {.moved = mb(logits, 2)},
           [&] { cross_entropy_in_place(q, loss, x, seed, targets.view(), classes, {}); });
     }
     {
