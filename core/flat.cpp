@@ -18,28 +18,42 @@ Layout simple_layout(const ParameterSet& set) {
   return layout;
 }
 
-Flat place(ParameterSet& set, Layout layout, const Allocate& allocate) {
+Flat place(ParameterSet& set, Layout layout, const Allocate& allocate, const Allocate& masters) {
   const Queue& q = set.device().queue();
   Flat flat;
   flat.layout = std::move(layout);
-  std::int64_t total = std::max<std::int64_t>(flat.layout.total, 1);
-  flat.master_memory = allocate(std::size_t(total) * 4);
-  flat.masters = {flat.master_memory.get(), total, DType::f32};
-  if (set.dtype() == DType::f32) {
-    flat.weight_memory = flat.master_memory;
-    flat.weights = flat.masters;
+  auto arena = [&](Memory& memory, std::int64_t size, DType dtype, const Allocate& from) {
+    memory = from(std::size_t(size) * size_of(dtype));
+    View view{memory.get(), size, dtype};
+    kernels::fill(q, view, 0);  // padding stays zero for good
+    return view;
+  };
+  const std::int64_t total = std::max<std::int64_t>(flat.layout.total, 1);
+  const bool rounded = set.dtype() != DType::f32 && set.masters();
+  flat.masters = arena(flat.master_memory, total, rounded ? DType::f32 : set.dtype(), masters ? masters : allocate);
+  if (rounded) {
+    flat.weights = arena(flat.weight_memory, total, set.dtype(), allocate);
   } else {
-    flat.weight_memory = allocate(std::size_t(total) * size_of(set.dtype()));
-    flat.weights = {flat.weight_memory.get(), total, set.dtype()};
-    kernels::fill(q, flat.weights, 0);
+    flat.weights = flat.masters;
+    flat.weight_memory = flat.master_memory;
   }
-  kernels::fill(q, flat.masters, 0);  // padding stays zero for good
+  auto is_buffer = [](const Layout::Slot& slot) { return slot.parameter->role == Parameter::Role::buffer; };
+  std::int64_t buffers = 0;  // elements of those that do not fit among the masters
+  for (auto& slot : flat.layout.slots)
+    if (is_buffer(slot) && flat.masters.dtype != DType::f32) buffers += slot.size;
+  View left = buffers > 0 ? arena(flat.buffer_memory, buffers, DType::f32, allocate) : View{};
   for (auto& slot : flat.layout.slots) {
     auto& p = *slot.parameter;
-    p.master = flat.masters.slice(slot.begin, slot.size);
-    bool is_buffer = p.role == Parameter::Role::buffer;
-    p.value->value = is_buffer ? p.master : flat.weights.slice(slot.begin, slot.size);
-    p.value->memory = is_buffer ? flat.master_memory : flat.weight_memory;
+    if (is_buffer(slot)) {
+      p.master = left ? left.slice(0, slot.size) : flat.masters.slice(slot.begin, slot.size);
+      if (left) left = left.slice(slot.size, left.size - slot.size);
+      p.value->value = p.master;
+      p.value->memory = flat.buffer_memory ? flat.buffer_memory : flat.master_memory;
+    } else {
+      p.master = flat.masters.slice(slot.begin, slot.size);
+      p.value->value = flat.weights.slice(slot.begin, slot.size);
+      p.value->memory = flat.weight_memory;
+    }
   }
   return flat;
 }
@@ -56,12 +70,15 @@ std::string hash(const ParameterSet& set, bool weights) {
   std::ranges::sort(order, [](auto* a, auto* b) { return std::pair(a->role, a->name) < std::pair(b->role, b->name); });
   Checksum sum;
   for (auto* p : order) {
+    const View values = p->master;
     if (set.device().kind() == DeviceKind::cpu) {
-      sum.add(p->master.data, p->master.bytes());
+      sum.add(values.data, values.bytes());
       continue;
     }
-    auto values = download(set.device().queue(), p->master);
-    sum.add(values.data(), values.size() * sizeof(float));
+    std::vector<char> host(values.bytes());
+    kernels::copy(set.device().queue(), {host.data(), values.size, values.dtype}, values);
+    kernels::synchronize(set.device().queue());
+    sum.add(host.data(), host.size());
   }
   return sum.text();
 }

@@ -45,17 +45,19 @@ class SharedUpdate {
 };
 
 /// The values of all parameters in flat arenas of one layout: weights in the compute type, masters in f32 (the same memory when
-/// the compute type is f32; buffers are f32 and live in masters only).
+/// the compute type is f32; buffers are f32 and live in masters only). A set without masters has weights only: `masters` are
+/// they, and its buffers have memory of their own.
 struct Flat {
   Layout layout;
-  Memory weight_memory, master_memory;
+  Memory weight_memory, master_memory, buffer_memory;
   View weights, masters;
   SharedUpdate* update = nullptr;  ///< the strategy's; null: every rank updates everything
 };
 
-/// Allocates weights and masters, makes every parameter's tensor point into them and returns the flat arenas.
+/// Allocates weights and masters, makes every parameter's tensor point into them and returns the flat arenas. Masters, or weights
+/// that have none, come from `masters` where it is given.
 using Allocate = std::function<Memory(std::size_t bytes)>;
-Flat place(ParameterSet&, Layout, const Allocate&);
+Flat place(ParameterSet&, Layout, const Allocate&, const Allocate& masters = {});
 
 /// One bucket, no padding for ranks: for inference, where nothing travels.
 Layout simple_layout(const ParameterSet&);

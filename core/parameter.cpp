@@ -96,6 +96,7 @@ void ParameterSet::want_gradients(bool wanted) {
 }
 
 void ParameterSet::initialise(std::uint64_t seed) {
+  seed_ = seed;
   const Queue& q = device_.queue();
   for (auto& p : parameters_) {
     require(bool(p->master), "initialise: parameter \"{}\" has no memory yet; make the strategy first", p->name);

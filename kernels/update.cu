@@ -79,20 +79,55 @@ HD float value_of(const float* scalars, Scalar s) {
   return scalars[int(s)];
 }
 
-/// Where updates go: masters, and weights rounded from them where those are other memory.
+/// Weights of f32, and weights that are rounded from f32 masters.
 template <class W>
-struct Weights {
-  W* weights;  ///< null: the masters themselves
+struct Mastered {
+  W* weights;
   float* masters;
-  HD void store(std::int64_t i, float w) const {
-    masters[i] = w;
-    if constexpr (!std::is_same_v<W, float>) weights[i] = W(w);
+  /// What a segment's elements are read from and written to: element i of the arenas, `element` of its parameter.
+  struct Place {
+    W* weights;
+    float* masters;
+    HD float load(std::int64_t i) const { return masters[i]; }
+    HD void store(std::int64_t i, std::int64_t, float w) const {
+      masters[i] = w;
+      if constexpr (!std::is_same_v<W, float>) weights[i] = W(w);
+    }
+  };
+  HD Place of(const Segment&, const float*) const { return {weights, masters}; }
+};
+
+/// One of the two neighbours of x, the nearer the likelier; x itself where W holds it.
+template <class W>
+HD W rounded_at_random(float x, std::uint32_t word) {
+  W near(x), next;
+  float low = near;
+  next.bits = std::uint16_t(near.bits + (std::fabs(low) <= std::fabs(x) ? 1 : -1));
+  const float share = (x - low) / (float(next) - low);  // 0 where x is exact; not above 1/2
+  return to_uniform(word) < share ? next : near;        // false for NaN
+}
+
+/// Weights that are all there is.
+template <class W>
+struct Masterless {
+  W* weights;
+  std::uint64_t seed;
+  struct Place {
+    W* weights;
+    RandomKey key;
+    HD float load(std::int64_t i) const { return weights[i]; }
+    HD void store(std::int64_t i, std::int64_t element, float w) const {
+      weights[i] = rounded_at_random<W>(w, random_word(key, std::uint64_t(element)));
+    }
+  };
+  HD Place of(const Segment& segment, const float* scalars) const {
+    return {weights, {.seed = seed, .step = std::uint64_t(value_of(scalars, Scalar::step)), .site = segment.site}};
   }
 };
 
-template <class W, class G, bool has_velocity>
+template <class Weights, class G, bool has_velocity>
 struct Sgd {
-  Weights<W> out;
+  Weights weights;
   const G* gradients;
   float* velocity;
   const float* scalars;
@@ -106,23 +141,25 @@ struct Sgd {
     float keep = first ? 0.f : settings.momentum, take = first ? 1.f : 1 - settings.dampening;
     float ahead = settings.nesterov ? settings.momentum : 1.f, now = settings.nesterov ? 1.f : 0.f;
     float* v_of = has_velocity ? velocity + (begin - segment.moments_begin) : nullptr;
+    const auto place = weights.of(segment, scalars);
+    const std::int64_t element = segment.element + begin - segment.begin;
     team.each(size, [&](std::int64_t c) {
       std::int64_t i = begin + c;
-      float w = out.masters[i];
+      float w = place.load(i);
       float g = float(gradients[i]) * scale + decay * w;
       if constexpr (has_velocity) {
         float v = keep * v_of[c] + take * g;
         v_of[c] = v;
         g = now * g + ahead * v;
       }
-      out.store(i, w - rate * g);
+      place.store(i, element + c, w - rate * g);
     });
   }
 };
 
-template <class W, class G>
+template <class Weights, class G>
 struct AdamW {
-  Weights<W> out;
+  Weights weights;
   const G* gradients;
   float* m;
   float* v;
@@ -138,6 +175,8 @@ struct AdamW {
     float step = rate / value_of(scalars, Scalar::correction1);
     float root = 1 / std::sqrt(value_of(scalars, Scalar::correction2));
     float *m_of = m + (begin - segment.moments_begin), *v_of = v + (begin - segment.moments_begin);
+    const auto place = weights.of(segment, scalars);
+    const std::int64_t element = segment.element + begin - segment.begin;
     team.each(size, [&](std::int64_t c) {
       std::int64_t i = begin + c;
       float g = float(gradients[i]) * scale;
@@ -145,7 +184,7 @@ struct AdamW {
       float vi = beta2 * v_of[c] + (1 - beta2) * g * g;
       m_of[c] = mi;
       v_of[c] = vi;
-      out.store(i, kept * out.masters[i] - step * mi / (std::sqrt(vi) * root + epsilon));
+      place.store(i, element + c, kept * place.load(i) - step * mi / (std::sqrt(vi) * root + epsilon));
     });
   }
 };
@@ -203,10 +242,21 @@ struct Clip {
   }
 };
 
+/// f.operator()(weights): the kind of weights that the state has.
+template <class F>
+void visit_weights(const FlatState& s, F&& f) {
+  visit_float(s.weights.dtype, [&]<class W>() {
+    if constexpr (!std::is_same_v<W, float>)
+      if (s.masters.data == s.weights.data) return f(Masterless<W>{s.weights.as<W>(), s.seed});
+    f(Mastered<W>{s.weights.as<W>(), s.masters.as<float>()});
+  });
+}
+
 void check_state(const char* op, const FlatState& s, const SegmentTable& table, View scalars) {
-  require(s.masters.dtype == DType::f32, "{}: masters hold {} instead of f32", op, name_of(s.masters.dtype));
-  require(s.weights.dtype != DType::f32 || s.weights.data == s.masters.data, "{}: f32 weights must be the masters themselves",
-          op);
+  const bool same = s.weights.data == s.masters.data;
+  require(s.masters.dtype == (same ? s.weights.dtype : DType::f32), "{}: masters hold {} instead of f32", op,
+          name_of(s.masters.dtype));
+  require(s.weights.dtype != DType::f32 || same, "{}: f32 weights must be the masters themselves", op);
   require(scalars.size >= int(Scalar::count), "{}: {} scalars", op, scalars.size);
   require(table.end <= s.masters.size && table.end <= s.weights.size && table.end <= s.gradients.size,
           "{}: a segment ends at element {}, beyond the flat memory", op, table.end);
@@ -245,13 +295,13 @@ SpanTable lay_out(const Queue& q, View memory, const Span* spans, int count) {
 void sgd(const Queue& q, FlatState s, View velocity, const SegmentTable& table, View scalars, SgdSettings settings) {
   check_state("sgd", s, table, scalars);
   if (settings.momentum != 0) check_moment("sgd", velocity, table);
-  visit_float(s.weights.dtype, [&]<class W>() {
+  visit_weights(s, [&]<class W>(W weights) {
     visit_float(s.gradients.dtype, [&]<class G>() {
-      Weights<W> out{s.weights.as<W>(), s.masters.as<float>()};
       if (settings.momentum != 0)
-        for_each_block(q, table, Sgd<W, G, true>{out, s.gradients.as<G>(), velocity.as<float>(), scalars.as<float>(), settings});
+        for_each_block(q, table,
+                       Sgd<W, G, true>{weights, s.gradients.as<G>(), velocity.as<float>(), scalars.as<float>(), settings});
       else
-        for_each_block(q, table, Sgd<W, G, false>{out, s.gradients.as<G>(), nullptr, scalars.as<float>(), settings});
+        for_each_block(q, table, Sgd<W, G, false>{weights, s.gradients.as<G>(), nullptr, scalars.as<float>(), settings});
     });
   });
 }
@@ -260,11 +310,10 @@ void adamw(const Queue& q, FlatState s, View m, View v, const SegmentTable& tabl
   check_state("adamw", s, table, scalars);
   check_moment("adamw", m, table);
   check_moment("adamw", v, table);
-  visit_float(s.weights.dtype, [&]<class W>() {
+  visit_weights(s, [&]<class W>(W weights) {
     visit_float(s.gradients.dtype, [&]<class G>() {
-      Weights<W> out{s.weights.as<W>(), s.masters.as<float>()};
       for_each_block(q, table,
-                     AdamW<W, G>{out, s.gradients.as<G>(), m.as<float>(), v.as<float>(), scalars.as<float>(), settings});
+                     AdamW<W, G>{weights, s.gradients.as<G>(), m.as<float>(), v.as<float>(), scalars.as<float>(), settings});
     });
   });
 }

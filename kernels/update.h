@@ -1,6 +1,7 @@
 #pragma once
 
 #include "kernels/base/queue.h"
+#include "kernels/base/random.h"
 #include "kernels/base/view.h"
 
 namespace lockstep::kernels {
@@ -12,6 +13,9 @@ struct Segment {
   float decay = 0;       ///< weight decay
   /// Moments of element i are element i - moments_begin of their memory: who updates a part of the arenas keeps no others.
   std::int64_t moments_begin = 0;
+  /// Which element of which parameter (by its site, hash_name) comes first: what rounding at random is keyed by.
+  std::int64_t element = 0;
+  std::uint32_t site = 0;
 };
 
 /// Sums of squares are made in blocks of `norm_block` elements counted from each parameter's first element, so that neither
@@ -63,9 +67,12 @@ struct SgdSettings {
 };
 
 /// The flat memory an update works on; all views have the layout of the parameters. `weights` is what the model computes with;
-/// `masters` the f32 originals (the same memory as weights when that is f32).
+/// `masters` the f32 originals, or the same memory as weights: when those are f32, or where they have no originals. Then the new
+/// value is rounded at random to one of its two neighbours, the nearer the likelier, so that small updates count on the average;
+/// the draw is keyed by (seed, Scalar::step, parameter, element).
 struct FlatState {
   View weights, masters, gradients;
+  std::uint64_t seed = 0;
 };
 
 /// One pass: g = gradient * gradient_scale + decay * w;  v = momentum * v + (1 - dampening) * g;  w -= rate * (nesterov ? g +

@@ -109,8 +109,10 @@ void visit_keys(C& c, F&& key) {
   key("products", c.train.products,
       "algorithms of products on GPUs; search: the fastest, found by timing and remembered; first: the library's first choice",
       Rule{.choices = {"search", "first"}});
-  key("precision", c.train.precision, "of weights and activations; masters are f32", Rule{.choices = {"f32", "bf16", "f16"}});
+  key("precision", c.train.precision, "of weights and activations; masters are f32 (train.masters)",
+      Rule{.choices = {"f32", "bf16", "f16"}});
   key("gradient", c.train.gradient, "type that gradients travel in", Rule{.choices = {"f32", "bf16", "f16"}});
+  key("masters", c.train.masters, "false: weights of 16 bits are all there is, and updates round them at random");
   key("loss_scale", c.train.loss_scale,
       "f16: factor of the loss in the first step, a power of two; 65536 when absent. It finds its size from there",
       Rule{.low = 1, .high = 16777216});

@@ -65,6 +65,7 @@ struct Config {
     bool overlap = true, communicate = true;
     std::string update = "auto", captured = "auto", products = "search";
     std::string precision = "f32", gradient = "f32";
+    bool masters = true;
     std::optional<double> loss_scale;
     Auto threads;
     bool recompute = false;

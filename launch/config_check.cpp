@@ -29,6 +29,8 @@ void check_together(const Config& c, const std::string& file) {
   need(!c.train.loss_scale || c.train.precision == "f16",
        fmt::format("train.loss_scale belongs to train.precision = \"f16\": {} has the range of f32 and needs none",
                    c.train.precision));
+  need(c.train.masters || c.train.precision != "f32",
+       "train.masters = false belongs to weights of 16 bits: train.precision is f32");
   int exponent = 0;
   need(!c.train.loss_scale || std::frexp(*c.train.loss_scale, &exponent) == 0.5,
        fmt::format("train.loss_scale must be a power of two, not {}", c.train.loss_scale.value_or(0)));

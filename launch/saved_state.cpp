@@ -22,6 +22,7 @@ ordered_json choices(const Config& c, const Session& session, const RunData& dat
           {"train.reduction", c.train.reduction},
           {"train.precision", c.train.precision},
           {"train.gradient", c.train.gradient},
+          {"train.masters", c.train.masters},
           {"train.threads", session.threads()},
           {"data.shuffle", c.data.shuffle},
           {"data.window", c.data.shuffle == "window" ? *c.data.window : 0},

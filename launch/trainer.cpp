@@ -68,7 +68,7 @@ class Trainer {
       : session_(session),
         config_(std::move(config)),
         data_(open_run_data(session_, config_, checked)),
-        parameters_(session_.device(), to_dtype(config_.train.precision)),
+        parameters_(session_.device(), to_dtype(config_.train.precision), config_.train.masters),
         model_(build_model(config_, parameters_)),
         found_(resume ? find_checkpoint(config_.run, session_.group()) : std::nullopt),
         buckets_(

@@ -37,10 +37,12 @@ namespace {
 /// What all ranks must have in common, a line each.
 std::vector<std::string> describe(const ParameterSet& set, const DataParallel::Options& o) {
   std::vector<std::string> lines;
-  lines.push_back(format_text(
-      "lanes {}, reduction {}, overlap {}, communicate {}, gradients in {}, buckets of {}, {} and {} bytes, {} update",
-      {o.lanes, o.reduction == Reduction::exact ? "exact" : "fast", o.overlap ? "on" : "off", o.communicate ? "on" : "off",
-       name_of(o.gradient), o.buckets.head, o.buckets.middle, o.buckets.tail, o.sharded_update ? "sharded" : "whole"}));
+  lines.push_back(
+      format_text("lanes {}, reduction {}, overlap {}, communicate {}, gradients in {}, masters {}, buckets of {}, {} and {} "
+                  "bytes, {} update",
+                  {o.lanes, o.reduction == Reduction::exact ? "exact" : "fast", o.overlap ? "on" : "off",
+                   o.communicate ? "on" : "off", name_of(o.gradient), set.masters() ? "on" : "off", o.buckets.head,
+                   o.buckets.middle, o.buckets.tail, o.sharded_update ? "sharded" : "whole"}));
   for (auto& p : set.all())
     lines.push_back(format_text("{} {} \"{}\" {} {}{}{}{}",
                                 {p->trainable ? "trained" : "frozen", p->role == Parameter::Role::weight ? "weight" : "buffer",
@@ -109,19 +111,17 @@ Allocate DataParallel::memory_of(const char* owner) {
 void DataParallel::place_masters(bool common) {
   if (common == common_) return;
   Device& device = parameters_.device();
-  Memory shared =
-      common ? communicator_.allocate_common(std::size_t(std::max<std::int64_t>(flat_.layout.total, 1)) * 4) : nullptr;
+  Memory shared = common ? communicator_.allocate_common(flat_.masters.bytes()) : nullptr;
   if (common && !shared) return;
   const Queue& queue = device.queue();
   const Flat old = std::move(flat_);
   std::vector<View> masters;
   for (auto& p : parameters_.all()) masters.push_back(p->master);
-  flat_ = place(parameters_, old.layout, [&, own = memory_of("weights")](std::size_t bytes) {
-    return shared ? device.arena().adopt("weights", std::exchange(shared, nullptr), bytes) : own(bytes);
-  });
+  auto take = [&](std::size_t bytes) { return device.arena().adopt("weights", shared, bytes); };
+  flat_ = place(parameters_, old.layout, memory_of("weights"), common ? Allocate(take) : nullptr);
   for (std::size_t i = 0; i < masters.size(); ++i) {
     auto& p = *parameters_.all()[i];
-    if (common && p.role == Parameter::Role::buffer) {
+    if (common && p.role == Parameter::Role::buffer && !flat_.buffer_memory) {
       p.value->memory = device.arena().allocate(p.master.bytes());
       p.value->value = p.master = {p.value->memory.get(), p.master.size, p.master.dtype};
     }

@@ -42,7 +42,8 @@ class DataParallel final : public GradientSink {
     DType gradient = DType::f32;
     BucketOptions buckets = {};
     bool sharded_update = false;  ///< each rank sums and updates a part of the parameters; the same bits. Ranks of one machine
-                                  ///< then have one copy of masters together: what one writes into them, all see
+                                  ///< then have one copy of masters (of weights, where there are no masters)
+                                  ///< together: what one writes into it, all see
   };
   DataParallel(ParameterSet&, Communicator&, Group&, Options);
   ~DataParallel() override;

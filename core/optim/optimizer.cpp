@@ -9,7 +9,7 @@
 namespace lockstep::optim {
 
 Optimizer::Optimizer(ParameterSet& set, const Flat& flat, View gradients, const std::vector<Group>& groups, float decay)
-    : device_(set.device()), flat_{flat.weights, flat.masters, gradients}, strategy_(flat) {
+    : device_(set.device()), flat_{flat.weights, flat.masters, gradients}, set_(set), strategy_(flat) {
   find_pieces();
   const auto& slots = strategy_.layout.slots;
   std::vector<const Layout::Slot*> trained;
@@ -18,7 +18,12 @@ Optimizer::Optimizer(ParameterSet& set, const Flat& flat, View gradients, const 
   std::vector<kernels::Segment> segments;
   for (const Piece& piece : pieces_) {
     auto& p = *slots[piece.slot].parameter;
-    kernels::Segment segment{piece.begin, piece.size, 1, p.decay ? decay : 0, piece.begin - piece.moments};
+    kernels::Segment segment{.begin = piece.begin,
+                             .size = piece.size,
+                             .decay = p.decay ? decay : 0,
+                             .moments_begin = piece.begin - piece.moments,
+                             .element = piece.begin - slots[piece.slot].begin,
+                             .site = hash_name(p.name)};
     for (auto& group : groups) {
       if (!p.name.starts_with(group.prefix)) continue;
       segment.rate_scale = group.rate_scale;
@@ -120,6 +125,7 @@ void Optimizer::update(float clip) {
   kernels::square_sums(q, partials_, flat_.gradients, spans_);
   if (shared) shared->sum(q, partials_);
   kernels::clip(q, scalars_, partials_, clip, loss_scale_, loss_scale_settings_);
+  flat_.seed = set_.seed();
   for (std::size_t part = 0; part < parts_.size(); ++part) {
     launch(parts_[part]);
     if (shared) shared->publish(q, part);

@@ -81,6 +81,7 @@ class Optimizer {
   View floats(std::int64_t count);
   View table(std::size_t pieces);
 
+  const ParameterSet& set_;
   const Flat strategy_;
   std::vector<Piece> pieces_;
   std::int64_t moments_ = 0;  // elements of a moment

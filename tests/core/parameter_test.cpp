@@ -109,5 +109,33 @@ TEST(Flat, WeightsOf16BitsAreRoundedMasters) {
   }
 }
 
+// Weights of 16 bits that are all there is; buffers keep f32, in memory of their own.
+TEST(Flat, WeightsWithoutMasters) {
+  Device device;
+  for (DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+    ParameterSet set(device, dtype, false), mastered(device, dtype);
+    for (ParameterSet* s : {&set, &mastered}) {
+      s->add("w", {7, 3}, Initial::normal(0, 1));
+      s->buffer("s", {3}, 1.00001f, 0.1f);
+      s->add("v", {200}, Initial::uniform(-1, 1));
+      s->buffer("u", {5}, 2.00001f, 0.1f);
+    }
+    test::Placed placed(set), other(mastered);
+    EXPECT_EQ(placed.flat.masters.data, placed.flat.weights.data);
+    EXPECT_EQ(placed.flat.masters.dtype, dtype);
+    for (const char* name : {"w", "v"}) {
+      auto &p = set.find(name), &m = mastered.find(name);
+      EXPECT_EQ(p.master.data, p.value.view().data);
+      EXPECT_EQ(download(device.queue(), p.value), download(device.queue(), m.value)) << name << " begins alike";
+    }
+    for (auto [name, value] : {std::pair{"s", 1.00001f}, {"u", 2.00001f}}) {
+      auto& p = set.find(name);
+      EXPECT_EQ(p.master.dtype, DType::f32);
+      EXPECT_EQ(download(device.queue(), p.value), std::vector<float>(std::size_t(p.value.size()), value));
+    }
+    EXPECT_EQ(hash_parameters(set) == hash_parameters(mastered), dtype == DType::f32) << "of what is stored";
+  }
+}
+
 }  // namespace
 }  // namespace lockstep

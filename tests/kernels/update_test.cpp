@@ -256,6 +256,72 @@ TEST(Update, LossScaleFindsItsSizeAndCountsUpdates) {
   }
 }
 
+// Without masters an update far below the last place must count on the average, and alike wherever the element lies.
+TEST(Update, WithoutMastersRoundsAtRandom) {
+  for (auto& device : devices())
+    for (DType dtype : {DType::bf16, DType::f16})
+      for (bool adam : {false, true}) {
+        const Queue& q = device->queue();
+        const std::int64_t n = 40000;
+        const float place = dtype == DType::bf16 ? 0x1p-7f : 0x1p-10f;  // the last one of numbers from 1 to 2
+        Tensor gradients = make_tensor(*device, {n}, std::vector<float>(std::size_t(n), 1.f));
+        auto run = [&](std::uint64_t seed, float step, const std::vector<Segment>& segments, float start = 1.5f) {
+          Tensor weights = make_tensor(*device, {n}, std::vector<float>(std::size_t(n), start), dtype);
+          Tensor m = make_tensor(*device, {n}, std::vector<float>(std::size_t(n), 0.f)),
+                 v = make_tensor(*device, {n}, std::vector<float>(std::size_t(n), 0.f));
+          kernels::FlatState state{weights.view(), weights.view(), gradients.view(), seed};
+          Tensor s = scalars(*device, place / 10, 1, 0.1f, 0.001f);
+          kernels::fill(q, s.view().slice(int(Scalar::step), 1), step);
+          if (adam)
+            kernels::adamw(q, state, m.view(), v.view(), Segments(*device, segments), s.view(), {});
+          else
+            kernels::sgd(q, state, {}, Segments(*device, segments), s.view(), {});
+          return download(q, weights);
+        };
+        auto segment = [](std::int64_t begin, std::int64_t size) {
+          return Segment{.begin = begin, .size = size, .element = begin, .site = 5};
+        };
+        const auto once = run(1, 1, {segment(0, n)});
+        double down = 0;
+        for (float w : once) {
+          ASSERT_TRUE(w == 1.5f || w == 1.5f - place) << w;
+          down += w != 1.5f;
+        }
+        // A tenth of a place: 4000 of 40000, with a deviation of 60.
+        EXPECT_NEAR(down, 4000, 5 * 60);
+        EXPECT_EQ(run(1, 1, {segment(0, n)}), once);
+        EXPECT_EQ(run(1, 1, {segment(7, n - 7), segment(0, 7)}), once) << "pieces do not matter";
+        EXPECT_NE(run(2, 1, {segment(0, n)}), once) << "another seed";
+        EXPECT_NE(run(1, 2, {segment(0, n)}), once) << "another step";
+        for (float w : run(1, 1, {segment(0, n)}, 0)) ASSERT_LT(w, 0) << "a value that the type nearly holds stays near";
+      }
+}
+
+// The mean of what is written is what an f32 would have held, wherever it lies between two neighbours.
+TEST(Update, RoundingAtRandomIsRightOnTheAverage) {
+  for (auto& device : devices())
+    for (DType dtype : {DType::bf16, DType::f16})
+      for (float start : {1.5f, -0.75f, 0x1.8p-12f}) {
+        const Queue& q = device->queue();
+        const std::int64_t n = 100000;
+        const float place = std::ldexp(dtype == DType::bf16 ? 0x1p-7f : 0x1p-10f, std::ilogb(start));
+        for (float share : {0.02f, 0.25f, 0.5f, 0.7f, 0.97f, 1.3f}) {
+          auto all = [&](float value) { return std::vector<float>(std::size_t(n), value); };
+          Tensor weights = make_tensor(*device, {n}, all(start), dtype),
+                 gradients = make_tensor(*device, {n}, all(place * share));
+          Segments segments(*device, {Segment{.begin = 0, .size = n, .site = 7}});
+          kernels::sgd(q, {weights.view(), weights.view(), gradients.view(), 11}, {}, segments, scalars(*device, 1).view(), {});
+          double mean = 0;
+          for (float w : download(q, weights)) {
+            ASSERT_LT(std::abs(w - (start - place * share)), place) << "one of the two neighbours";
+            mean += (double(start) - double(w)) / place / double(n);
+          }
+          const double rest = share - std::floor(share);
+          EXPECT_NEAR(mean, share, 5 * std::sqrt(rest * (1 - rest) / double(n))) << name_of(dtype) << " " << start;
+        }
+      }
+}
+
 TEST(Update, WrongSizesAreRefused) {
   Device device;
   Memory memory(device, {1, 2, 3}, DType::f32);

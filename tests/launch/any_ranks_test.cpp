@@ -21,8 +21,10 @@ TEST_F(AnyRanks, ExactIsTheSameAtOneTwoAndFourRanks) {
        {Case{"mlp", "mlp.toml "}, Case{"gpt", "gpt.toml "},
         Case{"convnet", "mlp.toml --set model.kind=convnet --set model.features=[4,8] --set model.hidden=[8] " + images},
         Case{"resnet18", "mlp18.toml " + images}, Case{"bf16", "gpt.toml --set train.precision=bf16 --set train.gradient=bf16 "},
-        Case{"f16", "gpt.toml --set train.precision=f16 --set train.loss_scale=16777216 --set log.every=1 "},
-        Case{"f16sums", "gpt.toml --set train.precision=f16 --set train.gradient=f16 --set train.loss_scale=16777216 "}}) {
+        Case{"masterless", "gpt.toml --set train.precision=bf16 --set train.masters=false "},
+        Case{"masterless18", "mlp18.toml --set train.precision=f16 --set train.masters=false " + images},
+        Case{"f16",
+             "gpt.toml --set train.precision=f16 --set train.gradient=f16 --set train.loss_scale=16777216 --set log.every=1 "}}) {
     std::string plain = mlp_toml;  // resnet18 knows neither hidden nor dropout
     plain.replace(plain.find("kind = \"mlp\""), plain.find("[train]") - plain.find("kind = \"mlp\""), "kind = \"resnet18\"\n");
     write("mlp18.toml", plain);

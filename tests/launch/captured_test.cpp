@@ -39,6 +39,8 @@ TEST_F(Captured, TextIsLearntAlike) {
   expect_same("f16",
               "gpt.toml --set train.steps=20 --set train.precision=f16 --set train.loss_scale=16777216 --set "
               "train.reduction=fast");
+  expect_same("masterless",
+              "gpt.toml --set train.steps=20 --set train.threads=1 --set train.precision=bf16 --set train.masters=false");
   std::vector<double> scales;
   for (const auto& line : metrics("f16yes"))
     if (line.contains("train/loss_scale")) scales.push_back(line["train/loss_scale"]);

@@ -117,6 +117,8 @@ TEST(Config, RangesAndChoices) {
       "that they are computed in");
   EXPECT_EQ(refusal_of("train.loss_scale=1024"),
             "c.toml: train.loss_scale belongs to train.precision = \"f16\": f32 has the range of f32 and needs none");
+  EXPECT_EQ(refusal_of("train.masters=false"),
+            "c.toml: train.masters = false belongs to weights of 16 bits: train.precision is f32");
   EXPECT_EQ(refusal_of("train.loss_scale=0.5"), "--set train.loss_scale=0.5: train.loss_scale must be at least 1, not 0.5");
   EXPECT_THROW(parse_config(small, "c.toml", {"train.precision=f16", "train.loss_scale=1000"}), Error);
   EXPECT_EQ(parse_config(small, "c.toml", {"train.precision=f16", "train.loss_scale=1024"}).train.loss_scale, 1024.0);
@@ -153,7 +155,7 @@ TEST(Config, PrintedTextReadsBackToTheSameConfiguration) {
       {"model.kind=gpt", "model.size=124M", "model.layers=3", "train.recompute=true", "optimizer.kind=sgd",
        "optimizer.nesterov=true"},
       {"model.kind=resnet18", "model.small_stem=true", "schedule.kind=wsd", "schedule.decay_share=0.5", "train.precision=f16",
-       "train.gradient=f16", "train.loss_scale=1024"},
+       "train.gradient=f16", "train.loss_scale=1024", "train.masters=false"},
       {"model.kind=convnet", "model.features=[8]", "model.kernel=3", "schedule.kind=cosine", "schedule.final=0.1"}};
   for (const auto& set : sets) {
     Config c = parse_config(small, "c.toml", set);

@@ -31,6 +31,27 @@ TEST_F(Resume, OneThenFourThenTwoRanksIsOneRun) {
   EXPECT_TRUE(other.says("wte.weight: ") && other.says("values differ")) << other.text;
 }
 
+TEST_F(Resume, WithoutMastersGoesOnAtAnotherRankCount) {
+  const std::string train =
+      "train gpt.toml --set schedule.kind=constant --set log.evaluate_every=0 --set log.every=1 --set train.precision=bf16 --set "
+      "train.masters=false ";
+  ASSERT_EQ(lockstep(train + "--set train.steps=12 --set run.name=straight").code, 0);
+  int steps = 0;
+  for (int n : {1, 4, 2}) {
+    const Ran ran = ranks(n, train + "--resume --set train.update=" + (n == 2 ? "whole" : "sharded") +
+                                 " --set run.name=parts --set train.steps=" + std::to_string(steps += 4));
+    ASSERT_EQ(ran.code, 0) << ran.text;
+  }
+  EXPECT_EQ(hash("parts"), hash("straight"));
+  EXPECT_EQ(losses("parts"), losses("straight"));
+  const Ran same = lockstep("checkpoint diff runs/straight runs/parts");
+  EXPECT_EQ(same.code, 0) << same.text;
+  EXPECT_TRUE(lockstep("checkpoint inspect runs/parts").says("bf16"));
+  const Ran changed = lockstep(train + "--resume --set run.name=parts --set train.masters=true --set train.steps=20");
+  EXPECT_EQ(changed.code, 64) << changed.text;
+  EXPECT_TRUE(changed.says("train.masters was false in the checkpoint and is true now")) << changed.text;
+}
+
 // The scale of the loss, how long it has held and how many updates were left out go on where they were.
 TEST_F(Resume, LossScaleGoesOnAtAnotherRankCount) {
   const std::string train =

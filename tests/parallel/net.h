@@ -17,6 +17,7 @@ struct Net {
     bool tied = false, unused = false, recomputed = false;
     DType dtype = DType::f32;
     std::int64_t width = 61;
+    bool masters = true;
   };
   Device& device;
   Options options;
@@ -25,7 +26,7 @@ struct Net {
 
   static constexpr std::int64_t inputs = 7, outputs = 3, rows = 5;
 
-  Net(Device& device, Options o, const std::string& prefix = "") : device(device), options(o), set(device, o.dtype) {
+  Net(Device& device, Options o, const std::string& prefix = "") : device(device), options(o), set(device, o.dtype, o.masters) {
     auto width = o.width;
     auto spread = Initial::normal(0, 0.3f);
     w1 = set.add(prefix + "w1", {width, inputs}, spread);

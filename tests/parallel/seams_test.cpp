@@ -142,11 +142,11 @@ TEST(Seams, FineTuningTheHeadLeavesTheBodyUntouched) {
 }
 
 /// The loss after training a small GPT on a fixed text in one precision.
-float trained_loss(DType compute, DType gradient) {
+float trained_loss(DType compute, DType gradient, bool masters = true) {
   Device device;
   auto communicator = parallel::open_solo_communicator();
   auto group = solo_group();
-  ParameterSet set(device, compute);
+  ParameterSet set(device, compute, masters);
   nn::Gpt model(set, nn::Gpt::size("nano"));
   DataParallel strategy(set, *communicator, *group, {.lanes = 2, .gradient = gradient});
   set.initialise(1);
@@ -181,6 +181,12 @@ float trained_loss(DType compute, DType gradient) {
   }
   EXPECT_EQ(skipped() > 0, compute == DType::f16) << "a first scale that is too large";
   return loss;
+}
+
+TEST(Seams, SixteenBitsWithoutMastersLearnAsF32Does) {
+  float f32 = trained_loss(DType::f32, DType::f32);
+  EXPECT_NEAR(trained_loss(DType::bf16, DType::f32, false), f32, 0.15f * f32);
+  EXPECT_NEAR(trained_loss(DType::f16, DType::f32, false), f32, 0.1f * f32);
 }
 
 TEST(Seams, SixteenBitsWithF32MastersLearnAsF32Does) {

@@ -36,12 +36,13 @@ class ShardedUpdateTest : public testing::Test {
 
 TEST_F(ShardedUpdateTest, IsTheWholeUpdateToTheBit) {
   for (bool adam : {true, false})
-    for (DType dtype : {DType::f32, DType::bf16, DType::f16})
+    for (auto [dtype, masters] :
+         {std::pair{DType::f32, true}, {DType::bf16, true}, {DType::f16, true}, {DType::bf16, false}, {DType::f16, false}})
       for (std::int64_t bucket : {std::int64_t(1), std::int64_t(100) << 10, std::int64_t(1) << 30}) {
         std::string hash[2];
         std::vector<float> norms[2], weights[2];
         for (bool sharded : {false, true}) {
-          Net net(device, {.tied = true, .unused = true, .dtype = dtype, .width = width});
+          Net net(device, {.tied = true, .unused = true, .dtype = dtype, .width = width, .masters = masters});
           DataParallel strategy(net.set, *communicator, *group,
                                 {.lanes = 2 * ranks,
                                  .reduction = Reduction::exact,
@@ -59,7 +60,7 @@ TEST_F(ShardedUpdateTest, IsTheWholeUpdateToTheBit) {
           for (auto& p : net.set.all())
             for (float w : download(device.queue(), p->value)) weights[sharded].push_back(w);
         }
-        EXPECT_EQ(hash[0], hash[1]) << "buckets of " << bucket;
+        EXPECT_EQ(hash[0], hash[1]) << name_of(dtype) << (masters ? "" : " without masters") << ", buckets of " << bucket;
         EXPECT_EQ(norms[0], norms[1]);
         EXPECT_EQ(weights[0], weights[1]);
         EXPECT_GT(norms[0][0], 0.01) << "the limit must matter";
