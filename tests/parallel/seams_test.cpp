@@ -1,4 +1,5 @@
 #include <gtest/gtest.h>
+#include <omp.h>
 
 #include "core/nn/gpt.h"
 #include "core/nn/layers.h"
@@ -50,7 +51,7 @@ TEST(Seams, ASmallGanLearns) {
   };
   float seed = 1.f / float(2 * rows);
   double drawn_sum = 0, drawn_count = 0;
-  for (int step = 0; step < 1200; ++step) {
+  for (int step = 0; step < 6000; ++step) {
     // The discriminator sees real rows and drawn ones: two backward passes, of which the last lets buckets go.
     for_discriminator.begin_step();
     for (int lane = 0; lane < 2; ++lane) {
@@ -181,6 +182,46 @@ float trained_loss(DType compute, DType gradient, bool masters = true) {
   }
   EXPECT_EQ(skipped() > 0, compute == DType::f16) << "a first scale that is too large";
   return loss;
+}
+
+/// What is left of the loss after fitting a linear map by updates that lie far below the last place of weights around 1.
+double share_of_loss_left(DType dtype, bool masters) {
+  Device device;
+  ParameterSet set(device, dtype, masters);
+  const std::int64_t rows = 64, inputs = 8, outputs = 4;
+  Tensor w = set.add("w", {outputs, inputs}, Initial::normal(0, 1));
+  auto communicator = parallel::open_solo_communicator();
+  auto group = solo_group();
+  DataParallel strategy(set, *communicator, *group, {});
+  set.initialise(1);
+  optim::AdamW adamw(set, strategy.flat(), strategy.gradients(), {});
+  Tensor teacher = test::make_tensor(device, {outputs, inputs}, test::random_values(outputs * inputs, 2), dtype);
+  double first = 0, last = 0;
+  for (int step = 0; step < 6000; ++step) {
+    strategy.begin_step();
+    strategy.begin_lane(0);
+    Tape t(device, {.sink = &strategy}), none(device, {.recording = false});
+    Tensor x = test::make_tensor(device, {rows, inputs}, test::random_values(rows * inputs, std::uint64_t(100 + step)), dtype);
+    auto f32 = [&](Tape& tape, const Tensor& y) { return dtype == DType::f32 ? y : ops::cast(tape, y, DType::f32); };
+    Tensor loss = ops::squared_error(t, f32(t, ops::linear(t, x, w)), f32(none, ops::linear(none, x, teacher)));
+    last = download(device.queue(), loss)[0];
+    if (step == 0) first = last;
+    t.backward(loss, 1.f / float(rows));
+    strategy.finish_step();
+    adamw.step(1e-3f);
+  }
+  return last / first;
+}
+
+// Rounded to the nearest, most of these updates would change nothing.
+TEST(Seams, SmallUpdatesCountWithoutMasters) {
+  const int threads = omp_get_max_threads();
+  omp_set_num_threads(1);  // 6000 steps of next to no work
+  EXPECT_LT(share_of_loss_left(DType::f32, true), 1e-3);
+  EXPECT_LT(share_of_loss_left(DType::bf16, true), 1e-3);
+  EXPECT_LT(share_of_loss_left(DType::bf16, false), 1e-3);  // to the nearest: 0.7
+  EXPECT_LT(share_of_loss_left(DType::f16, false), 1e-3);   // to the nearest: 6e-3
+  omp_set_num_threads(threads);
 }
 
 TEST(Seams, SixteenBitsWithoutMastersLearnAsF32Does) {
