@@ -168,6 +168,11 @@ std::string Arena::owners() const {
   return pool_->owners();
 }
 
+void Arena::release_unused() {
+  std::lock_guard lock(pool_->mutex);
+  pool_->release_unused();
+}
+
 std::size_t Arena::live_bytes() const {
   return pool_->live;
 }

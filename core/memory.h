@@ -47,6 +47,9 @@ class Arena {
   /// Who owns what, a line each, in MiB.
   std::string owners() const;
 
+  /// Gives the system back what nothing uses, which is otherwise kept for tensors to come.
+  void release_unused();
+
   std::size_t live_bytes() const;      ///< handed out now
   std::size_t peak_bytes() const;      ///< most that was handed out at once
   std::size_t reserved_bytes() const;  ///< held from the system, in use or not

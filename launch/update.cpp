@@ -53,6 +53,7 @@ Update choose_update(const std::string& way, Session& session, parallel::DataPar
   auto take = [&](bool sharded) {
     optimizer.reset();  // before the next one asks for memory
     strategy.share_update(sharded);
+    session.device().arena().release_unused();  // the other way's moments have other sizes
     optimizer = build();
   };
   for (bool sharded : {false, true}) {

@@ -88,7 +88,8 @@ SharedMemory share_memory(MPI_Comm comm, std::size_t bytes) {
   std::byte* mine = memory.all[std::size_t(rank)];
   std::memset(mine, 0, sizeof address.token);
   check_mpi(MPI_Barrier(comm));  // all pieces are zero when anybody goes on
-  memory.mine = Memory(mine, [mappings](std::byte*) {});
+  // Let go here: a deleter lives on while anybody has a weak pointer to the memory.
+  memory.mine = Memory(mine, [mappings](std::byte*) mutable { mappings.reset(); });
   memory.bytes = bytes;
   return memory;
 }
@@ -113,7 +114,7 @@ Memory share_block(MPI_Comm machine, std::size_t bytes, Pages pages) {
   if (!agreed(machine, found)) return {};
   if (rank == 0) std::memset(mapping->data, 0, sizeof address.token);
   check_mpi(MPI_Barrier(machine));
-  return Memory(mapping->data, [mapping](std::byte*) {});
+  return Memory(mapping->data, [mapping](std::byte*) mutable { mapping.reset(); });
 }
 
 }  // namespace lockstep::parallel

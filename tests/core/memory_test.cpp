@@ -41,6 +41,11 @@ TEST(Arena, CountsLiveAndPeak) {
   EXPECT_GE(arena.peak_bytes(), 101000u);
   arena.reset_peak();
   EXPECT_EQ(arena.peak_bytes(), 0u);
+  Memory used = arena.allocate(1000);
+  EXPECT_GE(arena.reserved_bytes(), 101000u);  // kept for tensors to come
+  arena.release_unused();
+  EXPECT_EQ(arena.reserved_bytes(), arena.live_bytes());
+  EXPECT_GE(arena.live_bytes(), 1000u);
 }
 
 TEST(Arena, MemoryIsAlignedAndMayOutliveTheArena) {

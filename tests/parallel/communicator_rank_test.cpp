@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <fstream>
 #include <numeric>
 
 #include "kernels/base/random.h"
@@ -309,7 +310,16 @@ TEST_P(CommunicatorTest, SharedMemoryIsReducedInPlace) {
   }
 }
 
+/// How many pieces of shared memory this process sees.
+int shared_mappings() {
+  std::ifstream maps("/proc/self/maps");
+  int found = 0;
+  for (std::string line; std::getline(maps, line);) found += line.find("memfd:lockstep") != std::string::npos;
+  return found;
+}
+
 TEST_P(CommunicatorTest, SharedMemoryThatIsGivenBackIsForgotten) {
+  const int before = shared_mappings();
   for (int round = 0; round < 5; ++round) {
     Memory memory = comm->allocate(40000);
     Buffer shared(0, DType::f32);
@@ -325,6 +335,9 @@ TEST_P(CommunicatorTest, SharedMemoryThatIsGivenBackIsForgotten) {
     comm->join(queue);
     expect_tree(own, 970 + round, ranks);
   }
+  Memory common = comm->allocate_common(40000);
+  common.reset();
+  EXPECT_EQ(shared_mappings(), before);
 }
 
 TEST_P(CommunicatorTest, WithoutFreeSharedMemoryMessagesTakeOver) {
