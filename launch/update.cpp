@@ -52,8 +52,8 @@ Update choose_update(const std::string& way, Session& session, parallel::DataPar
   double seconds[2] = {};
   auto take = [&](bool sharded) {
     optimizer.reset();  // before the next one asks for memory
-    strategy.share_update(sharded);
     session.device().arena().release_unused();  // the other way's moments have other sizes
+    strategy.share_update(sharded);
     optimizer = build();
   };
   for (bool sharded : {false, true}) {
