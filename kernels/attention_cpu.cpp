@@ -141,7 +141,7 @@ float exponentials(float* scores, int64_t valid, int64_t n, float shift) {
   for (int64_t v = 0; v < n; v += width)
 #pragma omp simd
     for (int lane = 0; lane < width; ++lane) {
-      float p = math::exp(scores[v + lane] - shift);
+      float p = math::exp_nonpositive(scores[v + lane] - shift);
       p = lane < int(valid - v) ? p : 0.f;
       scores[v + lane] = p;
       lanes[lane] += p;
@@ -192,7 +192,7 @@ void forward(const Head& h, T* y, float* log_sum, const T* qkv, const RandomKey&
           const float before = most[i];
           most[i] = std::max(before, largest(p, valid, n));
           if (k0 > 0) {
-            const float correction = math::exp(before - most[i]);
+            const float correction = math::exp_nonpositive(before - most[i]);
             total[i] *= correction;
             scale_row(m.y + i * m.padded, m.padded, correction);
           }
@@ -240,7 +240,7 @@ void score_gradients(float* p, float* ds, const float* factors, int64_t valid, i
   for (int64_t v = 0; v < n; v += width)
 #pragma omp simd
     for (int lane = 0; lane < width; ++lane) {
-      float probability = math::exp(p[v + lane] - log_sum);
+      float probability = math::exp_nonpositive(p[v + lane] - log_sum);
       probability = lane < int(valid - v) ? probability : 0.f;
       float factor = drop ? factors[v + lane] : 1.f;
       ds[v + lane] = probability * (ds[v + lane] * factor - delta);

@@ -212,11 +212,11 @@ __global__ void __launch_bounds__(side* side) forward(Problem p, T* y, float* lo
 #pragma unroll
       for (int j = 0; j < Tiles::per; ++j) {
         const int64_t key_row = k0 + threadIdx.x + side * j;
-        const float e = p.visible(query, key_row) ? math::exp(w.v[i][j] - most[i]) : 0.f;
+        const float e = p.visible(query, key_row) ? math::exp_nonpositive(w.v[i][j] - most[i]) : 0.f;
         sum += e;
         w.v[i][j] = e * p.dropped(head, query, key_row);
       }
-      const float correction = math::exp(before - most[i]);
+      const float correction = math::exp_nonpositive(before - most[i]);
       total[i] = total[i] * correction + over_row(sum, [](float a, float b) { return a + b; });
       out.scale_row(i, correction);
     }
@@ -261,7 +261,7 @@ __device__ inline void differentiate(const Problem& p, const Statistics& known, 
     return;
   }
   const int64_t at = head * p.s.length + query;
-  const float probability = math::exp(score - known.log_sum[at]), factor = p.dropped(head, query, key_row);
+  const float probability = math::exp_nonpositive(score - known.log_sum[at]), factor = p.dropped(head, query, key_row);
   score = probability * factor;
   gradient = probability * (gradient * factor - known.delta[at]);
 }

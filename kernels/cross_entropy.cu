@@ -45,7 +45,7 @@ struct Row {
     std::int32_t at = target;
     team.each(columns, [&](std::int64_t c) {
       float wanted = std::int32_t(c) == at ? peak + spread : spread;
-      put(c, factor * (math::exp(float(x[c]) - log_total) - wanted));
+      put(c, factor * (math::exp_nonpositive(float(x[c]) - log_total) - wanted));
     });
   }
 };

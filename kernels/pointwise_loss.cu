@@ -11,7 +11,7 @@ struct SquaredError {
   HD static float slope(float x, float t) { return 2 * (x - t); }
 };
 struct BinaryCrossEntropy {
-  HD static float value(float x, float t) { return (x > 0 ? x : 0) - x * t + std::log1p(math::exp(x > 0 ? -x : x)); }
+  HD static float value(float x, float t) { return (x > 0 ? x : 0) - x * t + std::log1p(math::exp_nonpositive(-std::fabs(x))); }
   HD static float slope(float x, float t) { return math::sigmoid(x) - t; }
 };
 

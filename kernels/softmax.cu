@@ -1,5 +1,7 @@
 #include "kernels/softmax.h"
 
+#include <type_traits>
+
 #include "kernels/base/launch.h"
 #include "kernels/base/math.h"
 
@@ -16,9 +18,14 @@ struct Forward {
     const T* in = x + row * columns;
     T* out = y + row * columns;
     float most = team.max(columns, [&](std::int64_t c) { return float(in[c]); });
-    float total = team.sum(columns, [&](std::int64_t c) { return math::exp(float(in[c]) - most); });
-    float inverse = 1 / total;
-    team.each(columns, [&](std::int64_t c) { out[c] = T(math::exp(float(in[c]) - most) * inverse); });
+    auto power = [&](std::int64_t c) { return math::exp_nonpositive(float(in[c]) - most); };
+    if constexpr (std::is_same_v<T, float>) {
+      float inverse = 1 / team.sum(columns, [&](std::int64_t c) { return out[c] = power(c); });
+      team.each(columns, [&](std::int64_t c) { out[c] *= inverse; });
+    } else {  // powers would be rounded twice: they are computed again
+      float inverse = 1 / team.sum(columns, power);
+      team.each(columns, [&](std::int64_t c) { out[c] = T(power(c) * inverse); });
+    }
   }
 };
 

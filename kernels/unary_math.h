@@ -21,11 +21,12 @@ struct Gelu {
 };
 /// The tanh approximation of GELU that GPT-2 uses.
 struct GeluTanh {
-  HD static float inner(float x) { return .79788456f * (x + .044715f * x * x * x); }
-  HD static float value(float x) { return x * math::sigmoid(2 * inner(x)); }
+  /// 2 sqrt(2 / pi) (x + 0.044715 x^3): what sigmoid is taken of.
+  HD static float inner(float x) { return x * (1.59576912f * .044715f * (x * x) + 1.59576912f); }
+  HD static float value(float x) { return x * math::sigmoid(inner(x)); }
   HD static float slope(float x, float) {
-    float s = math::sigmoid(2 * inner(x));
-    return s + 2 * x * s * (1 - s) * .79788456f * (1 + 3 * .044715f * x * x);
+    float s = math::sigmoid(inner(x));
+    return s + s * (x * (1 - s)) * (3 * 1.59576912f * .044715f * (x * x) + 1.59576912f);
   }
 };
 struct Sigmoid {

@@ -82,18 +82,44 @@ struct SerialTeam {
   }
   template <class F>
   HD float max(std::int64_t n, F f) const {
+    constexpr int lanes = 64;  // side by side: one after another would wait for comparisons
+    float parts[lanes];
+    for (float& part : parts) part = -INFINITY;
+    std::int64_t c = 0;
+    for (; c + lanes <= n; c += lanes) {
+#pragma omp simd
+      for (int lane = 0; lane < lanes; ++lane) {
+        float v = f(c + lane);
+        parts[lane] = v > parts[lane] ? v : parts[lane];
+      }
+    }
     float most = -INFINITY;
 #pragma omp simd reduction(max : most)
-    for (std::int64_t c = 0; c < n; ++c) {
-      float v = f(c);
+    for (int lane = 0; lane < lanes; ++lane) most = parts[lane] > most ? parts[lane] : most;
+#pragma omp simd reduction(max : most)
+    for (std::int64_t rest = c; rest < n; ++rest) {
+      float v = f(rest);
       most = v > most ? v : most;
     }
     return most;
   }
+  /// Tile by tile, each read twice while it is in the first cache: what was summed before a larger value came is scaled down
+  /// (Milakov & Gimelshein 2018).
   template <class F>
   HD float log_sum_exp(std::int64_t n, F f) const {
-    float most = max(n, f);
-    return most + math::log(sum(n, [&](std::int64_t c) { return math::exp(f(c) - most); }));
+    constexpr std::int64_t tile = 2048;
+    float most = -INFINITY, total = 0;
+    for (std::int64_t begin = 0; begin < n; begin += tile) {
+      std::int64_t size = n - begin < tile ? n - begin : tile;
+      float larger = max(size, [&](std::int64_t c) { return f(begin + c); });
+      if (larger > most) {
+        total *= math::exp_nonpositive(most - larger);
+        most = larger;
+      }
+      float shift = most > -INFINITY ? most : 0;
+      total += sum(size, [&](std::int64_t c) { return math::exp_nonpositive(f(begin + c) - shift); });
+    }
+    return most + math::log(total);
   }
   template <class F>
   HD std::int64_t first_where(std::int64_t n, F f) const {
@@ -158,14 +184,14 @@ struct BlockTeam {
     for (std::int64_t c = threadIdx.x; c < n; c += blockDim.x) {
       float v = f(c);
       if (v > most) {
-        total *= math::exp(most - v);
+        total *= math::exp_nonpositive(most - v);
         most = v;
       }
-      if (most > -INFINITY || v != v) total += math::exp(v - most);
+      if (most > -INFINITY || v != v) total += math::exp_nonpositive(v - most);
     }
     auto larger = [](float a, float b) { return fmaxf(a, b); };
     float largest = reduce(most, -INFINITY, larger);
-    if (most < largest) total *= math::exp(most - largest);
+    if (most < largest) total *= math::exp_nonpositive(most - largest);
     return largest + math::log(reduce(total, 0.f, [](float a, float b) { return a + b; }));
   }
   template <class F>
