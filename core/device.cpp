@@ -1,5 +1,7 @@
 #include "core/device.h"
 
+#include <sys/mman.h>
+
 #include <cstdlib>
 
 #include "core/device_cuda.h"
@@ -7,6 +9,19 @@
 #include "kernels/libraries.h"
 
 namespace lockstep {
+namespace {
+
+/// What fills large pages of the processor lies in them, where the system lends any: passes over memory are 1.1 to 1.5 times as
+/// fast.
+std::byte* in_large_pages(std::size_t bytes) {
+  constexpr std::size_t large_page = 2 << 20;
+  if (bytes < large_page) return static_cast<std::byte*>(std::aligned_alloc(256, bytes));
+  void* data = std::aligned_alloc(large_page, bytes);
+  if (data) madvise(data, bytes / large_page * large_page, MADV_HUGEPAGE);
+  return static_cast<std::byte*>(data);
+}
+
+}  // namespace
 
 Device::Device(DeviceKind kind, int index) : kind_(kind) {
   if (kind == DeviceKind::cuda) {
@@ -17,9 +32,7 @@ Device::Device(DeviceKind kind, int index) : kind_(kind) {
     arena_ = std::make_unique<Arena>(opened.memory);
   } else {
     name_ = "cpu";
-    arena_ = std::make_unique<Arena>(
-        Arena::Source{[](std::size_t bytes) { return static_cast<std::byte*>(std::aligned_alloc(256, bytes)); },
-                      [](std::byte* data) { std::free(data); }});
+    arena_ = std::make_unique<Arena>(Arena::Source{in_large_pages, [](std::byte* data) { std::free(data); }});
   }
   queue_.cpu = make_cpu_libraries();
 }
