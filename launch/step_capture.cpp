@@ -6,10 +6,14 @@
 
 namespace lockstep::launch {
 
-StepCapture::StepCapture(Session& session, parallel::DataParallel& strategy, const std::string& setting)
-    : session_(session), strategy_(strategy), must_(setting == "yes") {
-  const bool on_gpu = session.device().kind() == DeviceKind::cuda;
-  if (setting == "no" || (setting == "auto" && !on_gpu)) return;
+Capturing capturing(const std::string& setting, DeviceKind kind) {
+  if (setting == "yes") return Capturing::always;
+  return setting == "auto" && kind == DeviceKind::cuda ? Capturing::where_possible : Capturing::never;
+}
+
+StepCapture::StepCapture(Session& session, parallel::DataParallel& strategy, Capturing wish)
+    : session_(session), strategy_(strategy), must_(wish == Capturing::always) {
+  if (wish == Capturing::never) return;
   why_not_ = strategy.why_not_captured();
   require(Exit::usage, !must_ || why_not_.empty(), "train.captured = \"yes\", but a step cannot be captured: {}; use \"auto\"",
           why_not_);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -12,6 +13,11 @@
 
 namespace lockstep::launch {
 
+/// Whether steps are to be captured; where it is possible, else call by call with a line that says why; or else not at all.
+enum class Capturing : std::uint8_t { never, where_possible, always };
+/// What a value of train.captured means on a kind of device: "auto" is where_possible on GPUs.
+Capturing capturing(const std::string& setting, DeviceKind);
+
 /// Runs the work of a step: at first call by call, then captured once and replayed (core/captured_step.h). All ranks do the same
 /// in every step. Where steps are run call by call although they were to be captured, a line of the log says why.
 class StepCapture {
@@ -19,8 +25,8 @@ class StepCapture {
   using NextBatch = std::function<io::Batch(int lane)>;
   using Work = std::function<std::vector<Tensor>(const NextBatch&)>;
 
-  /// `setting`: train.captured. Throws (Exit::usage) where "yes" cannot be followed.
-  StepCapture(Session&, parallel::DataParallel&, const std::string& setting);
+  /// Throws (Exit::usage) where `always` cannot be followed.
+  StepCapture(Session&, parallel::DataParallel&, Capturing);
 
   /// Why steps that were to be captured will not be; "" otherwise.
   const std::string& why_not() const { return why_not_; }

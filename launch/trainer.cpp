@@ -79,7 +79,7 @@ class Trainer {
             choose_update(config_.train.communicate ? config_.train.update : "whole", session_, *strategy_,
                           [this] { return build_optimizer(config_, parameters_, strategy_->flat(), strategy_->gradients()); })),
         optimizer_(std::move(update_.optimizer)),
-        capture_(session_, *strategy_, config_.train.captured),
+        capture_(session_, *strategy_, capturing(config_.train.captured, session_.device().kind())),
         upstream_(session_.device(), {1}),
         step_number_(session_.device(), {1}, DType::i32),
         timeline_(session_.rank()) {
