@@ -85,6 +85,27 @@ class NcclCommunicator final : public Communicator {
     });
     return end(ticket);
   }
+  /// A reduction to each part's rank, all in one launch: half of what an all_reduce of them would move.
+  Ticket reduce_parts(const Queue& after, std::span<const View> parts, Reduction reduction) override {
+    check_parts("reduce_parts", parts);
+    const bool exact = reduction == Reduction::exact && parts[0].dtype != DType::i32;
+    Ticket ticket = begin(after);
+    if (exact)
+      exact_sum("reduce_parts", [&](int r) { return parts[std::size_t(r)]; });
+    else
+      grouped("reduce_parts", [&](Messages& messages) {
+        for (int r = 0; r < size_; ++r) messages.reduce(parts[std::size_t(r)], r);
+      });
+    return end(ticket);
+  }
+  Ticket gather_parts(const Queue& after, std::span<const View> parts) override {
+    check_parts("gather_parts", parts);
+    Ticket ticket = begin(after);
+    grouped("gather_parts", [&](Messages& messages) {
+      for (int r = 0; r < size_; ++r) messages.broadcast(parts[std::size_t(r)], r);
+    });
+    return end(ticket);
+  }
   Ticket send(const Queue& after, View data, int to) override {
     Ticket ticket = begin(after);
     grouped("send", [&](Messages& messages) { messages.send(data, to); });
@@ -192,6 +213,14 @@ class NcclCommunicator final : public Communicator {
       if (result == ncclSuccess && r != ncclInProgress) result = r;
     }
     void send(View data, int to) { note(ncclSend(data.data, std::size_t(data.size), type_of(data.dtype), to, comm, stream)); }
+    void reduce(View data, int root) {
+      if (data.size == 0) return;
+      note(ncclReduce(data.data, data.data, std::size_t(data.size), type_of(data.dtype), ncclSum, root, comm, stream));
+    }
+    void broadcast(View data, int root) {
+      if (data.size == 0) return;
+      note(ncclBroadcast(data.data, data.data, std::size_t(data.size), type_of(data.dtype), root, comm, stream));
+    }
     void receive(View data, int from) {
       note(ncclRecv(data.data, std::size_t(data.size), type_of(data.dtype), from, comm, stream));
     }
@@ -211,18 +240,24 @@ class NcclCommunicator final : public Communicator {
     return data.slice(begin, end - begin);
   }
 
-  /// Slices go to the rank that adds them in the order of the tree; sums go back.
-  void exact_all_reduce(View data) {
+  void check_parts(const char* op, std::span<const View> parts) const {
+    require(int(parts.size()) == size_, "{}: {} parts for {} ranks", op, parts.size(), size_);
+    for (View part : parts) require(part.dtype == parts[0].dtype, "{}: parts of several types", op);
+  }
+
+  /// part_of(rank_) = the sum of everybody's, in the order of the tree.
+  template <class PartOf>
+  void exact_sum(const char* what, PartOf part_of) {
     if (size_ == 1) return;
-    View mine = slice_of(data, rank_);
-    View others{scratch(mine.bytes() * std::size_t(size_ - 1)), mine.size * (size_ - 1), data.dtype};
+    View mine = part_of(rank_);
+    View others{scratch(mine.bytes() * std::size_t(size_ - 1)), mine.size * (size_ - 1), mine.dtype};
     std::vector<View> leaves;
     for (int r = 0; r < size_; ++r)
       leaves.push_back(r == rank_ ? mine : others.slice(mine.size * (r < rank_ ? r : r - 1), mine.size));
-    grouped("all_reduce", [&](Messages& messages) {
+    grouped(what, [&](Messages& messages) {
       for (int peer = 0; peer < size_; ++peer)
         if (peer != rank_) {
-          messages.send(slice_of(data, peer), peer);
+          messages.send(part_of(peer), peer);
           messages.receive(leaves[std::size_t(peer)], peer);
         }
     });
@@ -231,6 +266,13 @@ class NcclCommunicator final : public Communicator {
       View y = leaves[std::size_t(left)];
       kernels::add(queue_, --left_over == 0 ? mine : y, y, leaves[std::size_t(right)]);
     });
+  }
+
+  /// Slices go to the rank that adds them; sums go back.
+  void exact_all_reduce(View data) {
+    if (size_ == 1) return;
+    View mine = slice_of(data, rank_);
+    exact_sum("all_reduce", [&](int r) { return slice_of(data, r); });
     if (data.size % size_ == 0) return gather("all_reduce", data, mine);
     grouped("all_reduce", [&](Messages& messages) {
       for (int peer = 0; peer < size_; ++peer)
