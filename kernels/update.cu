@@ -117,7 +117,8 @@ struct Masterless {
     RandomKey key;
     HD float load(std::int64_t i) const { return weights[i]; }
     HD void store(std::int64_t i, std::int64_t element, float w) const {
-      weights[i] = rounded_at_random<W>(w, random_word(key, std::uint64_t(element)));
+      // A counter for each element, though it gives four words: without a choice of one the loop is vectorised.
+      weights[i] = rounded_at_random<W>(w, random_words(key, std::uint64_t(element)).x);
     }
   };
   HD Place of(const Segment& segment, const float* scalars) const {
