@@ -117,8 +117,8 @@ class MpiCommunicator final : public Communicator {
     if (one_machine() && through_window(p, data, Work::broadcast)) {
       p.next = [this, &p, root] {
         window_->check(p.number_in_window);
-        if (rank() == root)
-          for (View to : window_->everyones(p.data)) copy(to, p.data);
+        auto places = window_->everyones(part_of(p.data, rank(), size()));  // everybody copies a part of it to everybody
+        for (View to : places) copy(to, places[std::size_t(root)]);
         finish_in_window(p);
       };
       return end(p);
@@ -149,10 +149,14 @@ class MpiCommunicator final : public Communicator {
     Pending& p = begin("gather_parts", after);
     View mine = parts_of("gather_parts", parts);
     if (one_machine() && through_window(p, hull(parts), Work::gather_parts)) {
-      p.data = mine;
+      p.parts.assign(parts.begin(), parts.end());
       p.next = [this, &p] {
         window_->check(p.number_in_window);
-        for (View to : window_->everyones(p.data)) copy(to, p.data);
+        // What is fetched comes faster than what is brought to another core, and lies where it is read next.
+        for_each_peer([&](int r) {
+          View part = p.parts[std::size_t(r)];
+          if (part.size > 0) copy(part, window_->everyones(part)[std::size_t(r)]);
+        });
         finish_in_window(p);
       };
       return end(p);
@@ -218,6 +222,7 @@ class MpiCommunicator final : public Communicator {
     int number = 0, round = 0, messages = 0;
     std::uint64_t number_in_window = 0;
     View data = {};
+    std::vector<View> parts = {};
     std::function<bool()> until = {};  // captures fit into the function itself: no memory is asked for
     std::function<void()> next = {};
     Scratch scratch = {};
@@ -405,17 +410,25 @@ class MpiCommunicator final : public Communicator {
     p.until = [this, &p] { return window_->all_finished(p.number_in_window); };
   }
 
-  /// This rank's columns of the sum, stored to every rank of the machine.
+  /// This rank's share of the sum, stored to every rank of the machine.
   void add_on_machine(Pending& p) {
-    for (int c : columns_) {
-      auto leaves = window_->everyones(machines_->column(p.data, c));
+    for_each_turn(p.data, [&](View part) {
+      auto leaves = window_->everyones(part);
       store_to_all(leaves, leaves, machines_->local_merges(), 0);
-    }
+    });
     finish_in_window(p);
+  }
+  /// Ranks of one machine take pieces in turn, all from the end: what a rank wrote last is still in its cache.
+  template <class F>
+  void for_each_turn(View data, F f) {
+    constexpr std::int64_t most = 256 << 10;  // bytes
+    const int rounds = int((std::int64_t(data.bytes()) + size() * most - 1) / (size() * most));
+    for (int round = rounds; round-- > 0;) f(part_of(data, round * size() + rank(), rounds * size()));
   }
   void store_to_all(std::span<const View> leaves, std::span<const View> places, std::span<const kernels::Merge> merges, int sum) {
     stores_.clear();
-    for (View place : places) stores_.push_back({sum, place.data});
+    const auto own = std::size_t(window_->rank());  // whose memory is the nearest
+    for (std::size_t r = 0; r < places.size(); ++r) stores_.push_back({sum, places[(own + r) % places.size()].data});
     kernels::merge_sums(leaves, merges, stores_);
   }
 

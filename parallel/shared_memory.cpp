@@ -15,6 +15,8 @@
 namespace lockstep::parallel {
 namespace {
 
+constexpr int collapse = 25;  // MADV_COLLAPSE, of Linux 6.1; older ones refuse it, and pages stay small
+
 /// An open file without a name.
 struct File {
   int number = -1;
@@ -68,6 +70,7 @@ SharedMemory share_memory(MPI_Comm comm, std::size_t bytes) {
       file.number >= 0 && ftruncate(file.number, off_t(rounded)) == 0 && fallocate(file.number, 0, 0, off_t(rounded)) == 0;
   auto mappings = std::make_shared<std::vector<Mapping>>();
   Mapping own(taken ? file.number : -1, rounded);
+  if (own.data) madvise(own.data, rounded, collapse);  // the pages that were taken are small
   Address address{getpid(), file.number, std::random_device()() + (std::uint64_t(std::random_device()()) << 32)};
   if (own.data) std::memcpy(own.data, &address.token, sizeof address.token);
   if (!agreed(comm, own.data != nullptr)) return {};

@@ -18,6 +18,7 @@ class SharedWindow {
   /// Absent (null) where the ranks of `machine` cannot share memory. Collective.
   static std::unique_ptr<SharedWindow> open(MPI_Comm machine);
 
+  int rank() const { return rank_; }
   int size() const { return size_; }
   /// Memory for collectives, or null on every rank when there is none. Collective.
   Memory allocate(std::size_t bytes);
