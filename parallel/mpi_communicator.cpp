@@ -515,7 +515,7 @@ class MpiCommunicator final : public Communicator {
   MpiOptions options_;
   std::optional<Machines> machines_;  // with more than one rank
   std::vector<int> columns_;          // that this rank handles
-  int spins_ = 64;                    // looks before a waiting rank lets others have its core
+  int spins_ = 1024;                  // looks before a waiting rank lets others have its core
   std::unique_ptr<SharedWindow> window_;
   bool refused_ = false;  // allocate() found no shared memory once
   std::vector<kernels::Merge> all_merges_;
