@@ -54,10 +54,12 @@ def reason(component, log):
 
 
 def measure(program, ranks, component, operations, arguments, common):
-    probe, log, _ = run(program, ranks, component, ["--to", "4096", "--rounds", "1", "--operation", *operations],
+    probe, log, _ = run(program, ranks, component, ["--to", "4096", "--rounds", "3", "--operation", *operations],
                         ["--mca", "coll_base_verbose", "20"])
     results, able = [], []
     for line in probe:
+        if line["component"] == "not seen":
+            sys.exit(f"{line['name']}, {ranks} ranks: no look at the call stack found a component of Open MPI at work; run it again")
         if line["component"].split(":")[0] == component:
             able.append(line["name"])
             continue

@@ -219,7 +219,7 @@ int main(int argc, char** argv) {
         ours(), peer();
         int right = is_right(own), peer_right = is_right(theirs);
         right = over_ranks(right, MPI_INT, MPI_LAND), peer_right = over_ranks(peer_right, MPI_INT, MPI_LAND);
-        const int calls = int(std::clamp(0.03 / second, 2.0, 10000.0));
+        const int calls = int(std::clamp(0.05 / median(peers), 2.0, 20000.0));
         const std::string component = StackSampler::busiest([&] {
           for (int i = 0; i < calls; ++i) peer();
         });
