@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "kernels/attention_tiles_cpu.h"
+#include "kernels/base/lanes.h"
 #include "kernels/base/math.h"
 #include "kernels/vendor.h"
 #include "kernels/vendor_cpu.h"
@@ -85,15 +86,32 @@ void prefetch(const T* row, int64_t n) {
 template <class T>
 void load_transposed(float* to, const Head& h, const T* qkv, int64_t part) {
   const int64_t size = h.s.size, length = h.s.length;
-  for (int64_t r0 = 0; r0 < length; r0 += panel, to += size * panel) {
-    int64_t rows = std::min(panel, length - r0);
+  for (int64_t r0 = 0; r0 < panels_for(length) * panel; r0 += width) {
+    const int64_t rows = std::clamp<int64_t>(length - r0, 0, width);
+    float* side = to + r0 / panel * size * panel + r0 % panel;
     for (int64_t r = 0; r < rows; ++r) {
-      const T* from = h.packed(qkv, part, r0 + r);
       prefetch(h.packed(qkv, 0, r0 + r), size);
       prefetch(h.packed(qkv, 2, r0 + r), size);
-      for (int64_t d = 0; d < size; ++d) to[d * panel + r] = float(from[d]);
     }
-    for (int64_t d = 0; d < size; ++d) std::fill(to + d * panel + rows, to + (d + 1) * panel, 0.f);
+    for (int64_t d0 = 0; d0 < size; d0 += width) {
+      const int64_t first =
+          std::clamp<int64_t>(size - width, 0, d0);  // whole vectors, the last of which may meet its neighbour again
+      alignas(64) float square[width * width] = {};
+      for (int64_t r = 0; r < rows; ++r) {
+        const T* from = h.packed(qkv, part, r0 + r) + first;
+        if (size >= width) {
+#pragma omp simd
+          for (int64_t d = 0; d < width; ++d) square[r * width + d] = float(from[d]);
+        } else {
+          for (int64_t d = 0; d < size; ++d) square[r * width + d] = float(from[d]);
+        }
+      }
+      Vector rows_of[width];
+      for (int64_t r = 0; r < width; ++r) rows_of[r] = *reinterpret_cast<const LooseVector*>(square + r * width);
+      transpose(rows_of);
+      for (int64_t d = 0; d < std::min(width, size); ++d)
+        *reinterpret_cast<LooseVector*>(side + (first + d) * panel) = rows_of[d];
+    }
   }
 }
 
@@ -119,36 +137,18 @@ void dropout_factors(float* factors, int64_t n, const RandomKey& key, std::uint6
   }
 }
 
-// Loops over the scores of a row go vector by vector: `n` is a multiple of `width`, and what lies behind `valid` is masked, so
-// there is no scalar rest.
+// Loops over the scores of a row go vector by vector: `n` is a multiple of `width`, so there is no scalar rest.
 
-/// Largest of scores[0, valid).
-float largest(const float* scores, int64_t valid, int64_t n) {
-  float lanes[width];
-  std::fill(lanes, lanes + width, -INFINITY);
-  for (int64_t v = 0; v < n; v += width)
+/// Scores from `valid` on are those of keys that a query does not see.
+void mask(float* scores, int64_t valid, int64_t n) {
+  for (int64_t v = valid / width * width; v < n; v += width)
 #pragma omp simd
-    for (int lane = 0; lane < width; ++lane) {
-      float score = lane < int(valid - v) ? scores[v + lane] : -INFINITY;
-      lanes[lane] = score > lanes[lane] ? score : lanes[lane];
-    }
-  return *std::max_element(lanes, lanes + width);
+    for (int lane = 0; lane < width; ++lane) scores[v + lane] = lane < int(valid - v) ? scores[v + lane] : -INFINITY;
 }
 
-/// scores[c] = exp(scores[c] - shift), 0 from `valid` on; gives their sum.
-float exponentials(float* scores, int64_t valid, int64_t n, float shift) {
-  float lanes[width] = {};
-  for (int64_t v = 0; v < n; v += width)
-#pragma omp simd
-    for (int lane = 0; lane < width; ++lane) {
-      float p = math::exp_nonpositive(scores[v + lane] - shift);
-      p = lane < int(valid - v) ? p : 0.f;
-      scores[v + lane] = p;
-      lanes[lane] += p;
-    }
-  float total = 0;
-  for (float lane : lanes) total += lane;
-  return total;
+/// scores[c] = exp(scores[c] - shift); gives their sum.
+float exponentials(float* scores, int64_t n, float shift) {
+  return lanes::sum(n, [=](int64_t c) { return scores[c] = math::exp_nonpositive(scores[c] - shift); });
 }
 
 struct ForwardMemory {
@@ -190,13 +190,14 @@ void forward(const Head& h, T* y, float* log_sum, const T* qkv, const RandomKey&
         for (int64_t i = i0; i < i0 + rows; ++i, p += forward_keys) {
           const int64_t valid = h.visible(q0 + i, k0, keys), n = seen_vectors * width;
           const float before = most[i];
-          most[i] = std::max(before, largest(p, valid, n));
+          mask(p, valid, n);
+          most[i] = std::max(before, lanes::max(n, [p](int64_t c) { return p[c]; }));
           if (k0 > 0) {
             const float correction = math::exp_nonpositive(before - most[i]);
             total[i] *= correction;
             scale_row(m.y + i * m.padded, m.padded, correction);
           }
-          total[i] += exponentials(p, valid, n, most[i]);
+          total[i] += exponentials(p, n, most[i]);
           if (s.dropout > 0) {
             dropout_factors(m.factors, n, key, h.element(q0 + i, k0), s.dropout);
             for (int64_t c = 0; c < n; ++c) p[c] *= m.factors[c];
@@ -234,18 +235,16 @@ struct BackwardMemory {
   }
 };
 
-/// p = probabilities after dropout, ds = p * (dp - delta) before it, from p = scores and ds = dp; 0 from `valid` on.
+/// p = probabilities after dropout, ds = p * (dp - delta) before it, from p = scores and ds = dp.
 template <bool drop>
-void score_gradients(float* p, float* ds, const float* factors, int64_t valid, int64_t n, float log_sum, float delta) {
-  for (int64_t v = 0; v < n; v += width)
+void score_gradients(float* p, float* ds, const float* factors, int64_t n, float log_sum, float delta) {
 #pragma omp simd
-    for (int lane = 0; lane < width; ++lane) {
-      float probability = math::exp_nonpositive(p[v + lane] - log_sum);
-      probability = lane < int(valid - v) ? probability : 0.f;
-      float factor = drop ? factors[v + lane] : 1.f;
-      ds[v + lane] = probability * (ds[v + lane] * factor - delta);
-      p[v + lane] = probability * factor;
-    }
+  for (int64_t c = 0; c < n; ++c) {
+    float probability = math::exp_nonpositive(p[c] - log_sum);
+    float factor = drop ? factors[c] : 1.f;
+    ds[c] = probability * (ds[c] * factor - delta);
+    p[c] = probability * factor;
+  }
 }
 
 template <class T>
@@ -285,11 +284,12 @@ void backward(const Head& h, T* dqkv, const T* dy, const T* y, const float* log_
         for (int64_t i = i0; i < i0 + rows; ++i, p += backward_keys, ds += backward_keys) {
           const int64_t valid = h.visible(q0 + i, k0, keys), n = seen_vectors * width;
           const float sum = h.sums(log_sum)[q0 + i];
+          mask(p, valid, n);
           if (s.dropout > 0) {
             dropout_factors(m.factors, n, key, h.element(q0 + i, k0), s.dropout);
-            score_gradients<true>(p, ds, m.factors, valid, n, sum, delta[i]);
+            score_gradients<true>(p, ds, m.factors, n, sum, delta[i]);
           } else {
-            score_gradients<false>(p, ds, nullptr, valid, n, sum, delta[i]);
+            score_gradients<false>(p, ds, nullptr, n, sum, delta[i]);
           }
           std::fill(p + n, p + key_columns, 0.f);
           std::fill(ds + n, ds + key_columns, 0.f);

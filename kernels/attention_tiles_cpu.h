@@ -24,6 +24,22 @@ constexpr std::int64_t panels_for(std::int64_t n) {
   return (n + panel - 1) / panel;
 }
 
+template <std::size_t... i>
+void transpose(Vector (&rows)[width], std::index_sequence<i...>) {
+  for (std::int64_t stage = 1; stage < width; stage *= 2) {
+    Vector next[width];
+    for (std::int64_t r = 0; r < width / 2; ++r) {  // the two rows' elements in turn
+      next[2 * r] = __builtin_shufflevector(rows[r], rows[r + width / 2], (i / 2 + i % 2 * width)...);
+      next[2 * r + 1] = __builtin_shufflevector(rows[r], rows[r + width / 2], (width / 2 + i / 2 + i % 2 * width)...);
+    }
+    for (std::int64_t r = 0; r < width; ++r) rows[r] = next[r];
+  }
+}
+/// Turns a square of numbers on its side.
+inline void transpose(Vector (&rows)[width]) {
+  transpose(rows, std::make_index_sequence<std::size_t(width)>());
+}
+
 /// Element (r, k) is data[r * row + k * inner].
 struct Left {
   const float* data;
@@ -36,7 +52,8 @@ struct Right {
 };
 
 template <int rows, int vectors>
-void block(float* y, std::int64_t y_row, Left a, const float* b, std::int64_t b_row, std::int64_t inner, bool add) {
+void block(float* y, std::int64_t y_row, const Left& left, const float* b, std::int64_t b_row, std::int64_t inner, bool add) {
+  const Left a = left;
   Vector sum[rows][vectors];
   for (int r = 0; r < rows; ++r)
     for (int v = 0; v < vectors; ++v)
@@ -51,19 +68,22 @@ void block(float* y, std::int64_t y_row, Left a, const float* b, std::int64_t b_
     for (int v = 0; v < vectors; ++v) *reinterpret_cast<LooseVector*>(y + r * y_row + v * width) = sum[r][v];
 }
 
-using Block = void (*)(float*, std::int64_t, Left, const float*, std::int64_t, std::int64_t, bool);
+/// block<rows, vectors> for all numbers of rows and vectors.
+using Block = void (*)(float*, std::int64_t, const Left&, const float*, std::int64_t, std::int64_t, bool);
+template <class>
+struct Blocks;
 template <std::size_t... i>
-constexpr Block block_of(int rows, int vectors, std::index_sequence<i...>) {
-  constexpr Block all[] = {block<int(i) / block_vectors + 1, int(i) % block_vectors + 1>...};
-  return all[(rows - 1) * block_vectors + vectors - 1];
-}
+struct Blocks<std::index_sequence<i...>> {
+  static constexpr Block all[] = {block<int(i) / block_vectors + 1, int(i) % block_vectors + 1>...};
+};
 
 /// y (rows <= block_rows, vectors * width) (+)= a (rows, inner) b (inner, vectors * width).
-inline void product(int rows, std::int64_t vectors, std::int64_t inner, float* y, std::int64_t y_row, Left a, Right b, bool add) {
+inline void product(int rows, std::int64_t vectors, std::int64_t inner, float* y, std::int64_t y_row, const Left& a,
+                    const Right& b, bool add) {
+  const Block* blocks = Blocks<std::make_index_sequence<block_rows * block_vectors>>::all + (rows - 1) * block_vectors - 1;
   for (std::int64_t v = 0; v < vectors; v += block_vectors) {
     int now = int(vectors - v < block_vectors ? vectors - v : block_vectors);
-    block_of(rows, now, std::make_index_sequence<block_rows * block_vectors>())(
-        y + v * width, y_row, a, b.data + v / block_vectors * b.next_panel, b.row, inner, add);
+    blocks[now](y + v * width, y_row, a, b.data + v / block_vectors * b.next_panel, b.row, inner, add);
   }
 }
 

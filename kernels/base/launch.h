@@ -29,6 +29,7 @@
 #include <cmath>
 #include <vector>
 
+#include "kernels/base/lanes.h"
 #include "kernels/base/math.h"
 #include "kernels/base/queue.h"
 #include "kernels/base/view.h"
@@ -57,22 +58,18 @@ struct SerialTeam {
   }
   template <class F>
   HD float sum(std::int64_t n, F f) const {
-    float total = 0;
-#pragma omp simd reduction(+ : total)
-    for (std::int64_t c = 0; c < n; ++c) total += f(c);
-    return total;
+    return lanes::sum(n, f);
   }
   template <int K, class F>
   HD Sums<K> sums(std::int64_t n, F f) const {
     static_assert(K == 2, "gcc vectorises named sums only");
-    float a = 0, b = 0;
-#pragma omp simd reduction(+ : a, b)
-    for (std::int64_t c = 0; c < n; ++c) {
+    float a[lanes::count] = {}, b[lanes::count] = {};
+    lanes::spread(n, [&](std::int64_t c, int lane) {
       Sums<K> s = f(c);
-      a += s[0];
-      b += s[1];
-    }
-    return {{a, b}};
+      a[lane] += s[0];
+      b[lane] += s[1];
+    });
+    return {{lanes::total(a), lanes::total(b)}};
   }
   template <class F>
   HD double sum_f64(std::int64_t n, F f) const {
@@ -82,26 +79,7 @@ struct SerialTeam {
   }
   template <class F>
   HD float max(std::int64_t n, F f) const {
-    constexpr int lanes = 64;  // side by side: one after another would wait for comparisons
-    float parts[lanes];
-    for (float& part : parts) part = -INFINITY;
-    std::int64_t c = 0;
-    for (; c + lanes <= n; c += lanes) {
-#pragma omp simd
-      for (int lane = 0; lane < lanes; ++lane) {
-        float v = f(c + lane);
-        parts[lane] = v > parts[lane] ? v : parts[lane];
-      }
-    }
-    float most = -INFINITY;
-#pragma omp simd reduction(max : most)
-    for (int lane = 0; lane < lanes; ++lane) most = parts[lane] > most ? parts[lane] : most;
-#pragma omp simd reduction(max : most)
-    for (std::int64_t rest = c; rest < n; ++rest) {
-      float v = f(rest);
-      most = v > most ? v : most;
-    }
-    return most;
+    return lanes::max(n, f);
   }
   /// Tile by tile, each read twice while it is in the first cache: what was summed before a larger value came is scaled down
   /// (Milakov & Gimelshein 2018).

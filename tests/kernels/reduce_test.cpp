@@ -64,8 +64,9 @@ TEST(Reduce, Derivatives) {
         kernels::reduce_columns_backward(q, kind, dx.view(), dy.view(), x.view(), y.view(), 13, Write::overwrite);
         return Values{download(q, dx)};
       };
-      // A small step, so that no other element becomes the largest.
-      EXPECT_LE(derivative_error({random_values(117, 3, 10)}, forward, backward, 1e-3f), 1e-3) << int(kind);
+      // A small step, so that no other element becomes the largest; sums are linear, and a larger step leaves less to rounding.
+      const float step = kind == Reduction::max ? 1e-3f : 1e-2f;
+      EXPECT_LE(derivative_error({random_values(117, 3, 10)}, forward, backward, step), 1e-3) << int(kind);
     }
 }
 
