@@ -58,7 +58,7 @@ def measure(program, ranks, component, operations, arguments, common):
                         ["--mca", "coll_base_verbose", "20"])
     results, able = [], []
     for line in probe:
-        if line["component"] == "not seen":
+        if not line["component"]:
             sys.exit(f"{line['name']}, {ranks} ranks: no look at the call stack found a component of Open MPI at work; run it again")
         if line["component"].split(":")[0] == component:
             able.append(line["name"])

@@ -59,7 +59,8 @@ double time_of(int repeats, const std::function<void()>& prepare, const std::fun
 /// Looks at the call stack 2000 times a second of processor time.
 class StackSampler {
  public:
-  /// The outermost function of a component of Open MPI's collectives that was most often at work, as "tuned: function".
+  /// The outermost function of a component of Open MPI's collectives that was most often at work, as "tuned: function"; "" when
+  /// none was seen.
   static std::string busiest(const std::function<void()>& work) {
     count_ = 0;
     void* warm_up[2];
@@ -87,7 +88,7 @@ class StackSampler {
         break;
       }
     auto most = std::ranges::max_element(seen, {}, [](auto& s) { return s.second; });
-    return most == seen.end() ? "not seen" : most->first;
+    return most == seen.end() ? "" : most->first;
   }
 
  private:
@@ -97,7 +98,9 @@ class StackSampler {
     std::string file = info.dli_fname, function = info.dli_sname;
     const auto at = file.find("mca_coll_");
     if (at == file.npos || function.find("progress") != function.npos) return "";
-    return file.substr(at + 9, file.find('.', at) - at - 9) + ": " + function;
+    std::string found = file.substr(at + 9, file.find('.', at) - at - 9);
+    found += ": ";
+    return found += function;
   }
   static inline std::array<std::array<void*, 64>, 1000> stacks_;
   static inline std::array<int, 1000> depths_;
@@ -219,10 +222,15 @@ int main(int argc, char** argv) {
         ours(), peer();
         int right = is_right(own), peer_right = is_right(theirs);
         right = over_ranks(right, MPI_INT, MPI_LAND), peer_right = over_ranks(peer_right, MPI_INT, MPI_LAND);
-        const int calls = int(std::clamp(0.05 / median(peers), 2.0, 20000.0));
-        const std::string component = StackSampler::busiest([&] {
+        const int calls = int(std::clamp(0.1 / median(peers), 2.0, 100000.0));
+        std::string component = StackSampler::busiest([&] {
           for (int i = 0; i < calls; ++i) peer();
         });
+        component.resize(128);
+        std::string of_ranks(component.size() * std::size_t(comm->size()), '\0');
+        MPI_Gather(component.data(), 128, MPI_CHAR, of_ranks.data(), 128, MPI_CHAR, 0, MPI_COMM_WORLD);
+        for (std::size_t at = 0; at < of_ranks.size(); at += 128)
+          if (std::string seen = of_ranks.c_str() + at; !seen.empty() || at == 0) component = seen;
         std::ranges::sort(ratio);
         if (rank != 0) continue;
         nlohmann::ordered_json line = {{"name", name},
