@@ -107,12 +107,12 @@ def picture(lines, path):
                     continue
                 sizes = [line["bytes"] for line in points]
                 for line in points:
-                    ours.setdefault(line["bytes"], []).append(line["ours"])
+                    ours.setdefault(line["bytes"], line["ours"])  # as timed beside the first component
                 above.plot(sizes, [line["peer"] for line in points], "o-", markersize=3, color=colour, label=f"Open MPI {component}")
                 below.plot(sizes, [line["ratio"] for line in points], "o-", markersize=3, color=colour)
                 below.fill_between(sizes, [line["ratio_low"] for line in points], [line["ratio_high"] for line in points], color=colour, alpha=0.15)
             sizes = sorted(ours)
-            above.plot(sizes, [sorted(ours[size])[len(ours[size]) // 2] for size in sizes], "o-", markersize=3, color="#1b6ca8", linewidth=2, label="Lockstep")
+            above.plot(sizes, [ours[size] for size in sizes], "o-", markersize=3, color="#1b6ca8", linewidth=2, label="Lockstep")
             above.set(xscale="log", yscale="log", title=f"{operation}, {ranks} ranks")
             below.axhline(1, color="black", linewidth=0.8)
             below.set(xscale="log", yscale="log", ylim=(0.3, 40), yticks=[0.5, 1, 2, 5, 10, 20], yticklabels=["0.5", "1", "2", "5", "10", "20"],
