@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstring>
 #include <limits>
+#include <string_view>
 
 #include "core/checksum.h"
 #include "io/hdf5.h"
@@ -125,7 +126,12 @@ FileLayout lay_out(const std::vector<Manifest::Tensor>& tensors, const std::vect
   return layout;
 }
 
-std::string view_file(const Manifest& manifest) {
+std::size_t room_for(const std::string& state) {
+  constexpr std::size_t grain = 4096, most = 60000;  // an attribute holds 64 KiB; the manifest has every state
+  return state.size() > most ? 0 : std::min(most, (state.size() / grain + 1) * grain);
+}
+
+CheckpointView view_file(const Manifest& manifest, std::size_t room) {
   auto file = hdf5::File::create_in({"a file in memory", RawFile::Mode::memory});
   auto piece = manifest.pieces.begin();
   for (std::size_t i = 0; i < manifest.tensors.size(); ++i) {
@@ -140,14 +146,30 @@ std::string view_file(const Manifest& manifest) {
       file.create_virtual(t.name, element_of(t.dtype), t.shape, sources, missing_value(t.dtype));
     if (is_half(t.dtype)) file.set(t.name, "dtype", name_of(t.dtype));
   }
-  return file.image();
+  // The attributes' bytes are found by what stands there until they are written.
+  const std::int64_t step = 0x5be8c2a7b13f9d01;
+  const std::string state(room, '\1');
+  file.set("", "step", step);
+  if (room > 0) file.set("", "state", state);
+  CheckpointView view{.bytes = file.image(), .room = room};
+  auto find = [&](std::string_view sought) {
+    const std::size_t at = view.bytes.find(sought);
+    require(at != std::string::npos && view.bytes.find(sought, at + 1) == std::string::npos,
+            "checkpoint.h5: the place of an attribute was not found");
+    return at;
+  };
+  view.step_at = find({reinterpret_cast<const char*>(&step), sizeof step});
+  if (room > 0) view.state_at = find(state);
+  return view;
 }
 
-std::string view_file_at(const std::string& view, std::int64_t step, const std::string& state) {
-  auto file = hdf5::File::from_image(view);
-  file.set("", "step", step);
-  if (state.size() < 60000) file.set("", "state", state);  // an attribute holds 64 KiB; the manifest has it
-  return file.image();
+std::string view_file_at(const CheckpointView& view, std::int64_t step, const std::string& state) {
+  std::string bytes = view.bytes;
+  std::memcpy(bytes.data() + view.step_at, &step, sizeof step);
+  if (view.room == 0) return bytes;
+  std::memset(bytes.data() + view.state_at, ' ', view.room);
+  std::memcpy(bytes.data() + view.state_at, state.data(), state.size());
+  return bytes;
 }
 
 }  // namespace lockstep::io

@@ -37,10 +37,17 @@ struct FileLayout {
 /// the attribute "begin". The library makes it in memory, without values, which take no space there; `path` is for errors.
 FileLayout lay_out(const std::vector<Manifest::Tensor>&, const std::vector<Slice>&, const std::string& path);
 
-/// The bytes of checkpoint.h5 without what changes from one to the next: every tensor as a virtual dataset over the pieces of the
-/// manifest. Takes some 50 us a tensor.
-std::string view_file(const Manifest&);
-/// The same with step and state as attributes.
-std::string view_file_at(const std::string& view, std::int64_t step, const std::string& state);
+/// checkpoint.h5, and where in it stands what changes from one to the next.
+struct CheckpointView {
+  std::string bytes;
+  std::size_t step_at = 0, state_at = 0;
+  std::size_t room = 0;  ///< for the state; 0: it is too large for an attribute
+};
+/// Bytes to keep for such a state.
+std::size_t room_for(const std::string& state);
+/// Every tensor as a virtual dataset over the pieces of the manifest, whose order is tensor after tensor. Takes some 50 us a tensor.
+CheckpointView view_file(const Manifest&, std::size_t room);
+/// Its bytes with step and state as attributes; spaces follow a state that leaves room.
+std::string view_file_at(const CheckpointView&, std::int64_t step, const std::string& state);
 
 }  // namespace lockstep::io

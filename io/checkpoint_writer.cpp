@@ -127,10 +127,10 @@ struct CheckpointWriter::Parts {
 
   std::vector<Slice> slices;
   FileLayout layout;
-  Manifest plan;     // rank 0 and last; pieces rank after rank
-  std::string view;  // last rank: checkpoint.h5 without step and state
-  std::string mark;  // of temporary names, the same on all ranks
-  Memory image;      // asynchronous: this rank's file as it will be
+  Manifest plan;        // rank 0 and last; pieces rank after rank
+  CheckpointView view;  // last rank
+  std::string mark;     // of temporary names, the same on all ranks
+  Memory image;         // asynchronous: this rank's file as it will be
   std::string image_sums;
 
   enum class Phase : std::uint8_t {
@@ -177,7 +177,7 @@ struct CheckpointWriter::Parts {
 
   /// Writes this rank's files and returns the checksums of its blocks, one after another, and then those of the view. In the
   /// thread, when there is one: nothing of it is the step's.
-  std::string write_files() const {
+  std::string write_files() {
     make_folder(folder);
     if (::mkdir(temporary.c_str(), 0777) != 0 && errno != EEXIST) write_failed(temporary, 0, errno);  // who comes first
     RawFile file(temporary + "/" + rank_file_name(group.rank()), RawFile::Mode::create);
@@ -187,7 +187,13 @@ struct CheckpointWriter::Parts {
     file.sync();
     return sums;
   }
-  std::string write_view() const {
+  void make_view(std::size_t room) {
+    Manifest ordered = plan;
+    sort_pieces(ordered);
+    view = view_file(ordered, room);
+  }
+  std::string write_view() {
+    if (room_for(state) != view.room) make_view(room_for(state));
     const std::string shown = view_file_at(view, step, state);
     write_synced(temporary + "/" + checkpoint_view_name, shown);
     write_synced(next_latest(), fmt::format("step_{}\n", step));  // before the checkpoint shows: from there on no space is needed
@@ -320,10 +326,7 @@ CheckpointWriter::CheckpointWriter(std::string folder, std::vector<NamedView> vi
   settle(group, [&] {
     if (group.rank() != 0 && !writes_view(group)) return;
     p.plan = plan_of(tensors, parts, all);
-    if (!writes_view(group)) return;
-    Manifest ordered = p.plan;
-    sort_pieces(ordered);
-    p.view = view_file(ordered);
+    if (writes_view(group)) p.make_view(room_for(""));
   });
 }
 

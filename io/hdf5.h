@@ -173,8 +173,6 @@ class File {
   static File create(const std::string& path);
   /// A new file in memory (RawFile::Mode::memory), which may go before it; image() are its bytes.
   static File create_in(const RawFile& memory);
-  /// A copy in memory of the file whose bytes these are.
-  static File from_image(const std::string& bytes);
   /// The bytes of the whole file as it is now.
   std::string image() const;
   /// Writes out and closes; without it the destructor closes and says nothing.

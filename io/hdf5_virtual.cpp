@@ -59,28 +59,14 @@ bool select(hid_t space, const Shape& shape, Sizes& at, std::int64_t begin, std:
 
 }  // namespace
 
-namespace {
-/// A file in memory through the library's driver over C's streams: its usual one looks for the real path, and there is none.
-template <class Open>
-Handle open_memory(Open&& open) {
+File File::create_in(const RawFile& memory) {
   Lock lock;
   Id access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
-  H5Pset_fapl_stdio(access.id);
-  Handle file(open(access.id), [](std::int64_t id) { return int(H5Fclose(id)); });
+  H5Pset_fapl_stdio(access.id);  // the library's usual driver looks for the real path, and there is none
+  Handle file(H5Fcreate(memory.path().c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access.id),
+              [](std::int64_t id) { return int(H5Fclose(id)); });
   require(Exit::io, bool(file), "a file in memory could not be opened");
-  return file;
-}
-}  // namespace
-
-File File::create_in(const RawFile& memory) {
-  return {open_memory([&](hid_t access) { return H5Fcreate(memory.path().c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access); }),
-          "a file in memory"};
-}
-
-File File::from_image(const std::string& bytes) {
-  const RawFile memory("a file in memory", RawFile::Mode::memory);
-  memory.write(0, std::int64_t(bytes.size()), bytes.data());
-  return {open_memory([&](hid_t access) { return H5Fopen(memory.path().c_str(), H5F_ACC_RDWR, access); }), "a file in memory"};
+  return {std::move(file), "a file in memory"};
 }
 
 std::string File::image() const {
