@@ -84,17 +84,17 @@ template <class W>
 struct Mastered {
   W* weights;
   float* masters;
-  /// What a segment's elements are read from and written to: element i of the arenas, `element` of its parameter.
-  struct Place {
-    W* weights;
-    float* masters;
-    HD float load(std::int64_t i) const { return masters[i]; }
-    HD void store(std::int64_t i, std::int64_t, float w) const {
-      masters[i] = w;
-      if constexpr (!std::is_same_v<W, float>) weights[i] = W(w);
-    }
-  };
-  HD Place of(const Segment&, const float*) const { return {weights, masters}; }
+  /// Makes weights begin … begin + size - 1 of `segment` anew: w = next(c, w) with c = 0 … size - 1.
+  template <class Team, class Next>
+  HD void update(Team team, const Segment&, const float*, std::int64_t begin, std::int64_t size, Next next) const {
+    W* w = weights + begin;
+    float* master = masters + begin;
+    team.each(size, [&](std::int64_t c) {
+      const float value = next(c, master[c]);
+      master[c] = value;
+      if constexpr (!std::is_same_v<W, float>) w[c] = W(value);
+    });
+  }
 };
 
 /// One of the two neighbours of x, the nearer the likelier; x itself where W holds it.
@@ -112,17 +112,14 @@ template <class W>
 struct Masterless {
   W* weights;
   std::uint64_t seed;
-  struct Place {
-    W* weights;
-    RandomKey key;
-    HD float load(std::int64_t i) const { return weights[i]; }
-    HD void store(std::int64_t i, std::int64_t element, float w) const {
-      // A counter for each element, though it gives four words: without a choice of one the loop is vectorised.
-      weights[i] = rounded_at_random<W>(w, random_words(key, std::uint64_t(element)).x);
-    }
-  };
-  HD Place of(const Segment& segment, const float* scalars) const {
-    return {weights, {.seed = seed, .step = std::uint64_t(value_of(scalars, Scalar::step)), .site = segment.site}};
+  template <class Team, class Next>
+  HD void update(Team team, const Segment& segment, const float* scalars, std::int64_t begin, std::int64_t size,
+                 Next next) const {
+    const RandomKey key{.seed = seed, .step = std::uint64_t(value_of(scalars, Scalar::step)), .site = segment.site};
+    W* w = weights + begin;
+    team.each_word(
+        size, segment.element + begin - segment.begin, [&](std::int64_t b) { return random_words(key, std::uint64_t(b)); },
+        [&](std::int64_t c, std::uint32_t word) { w[c] = rounded_at_random<W>(next(c, float(w[c])), word); });
   }
 };
 
@@ -142,18 +139,15 @@ struct Sgd {
     float keep = first ? 0.f : settings.momentum, take = first ? 1.f : 1 - settings.dampening;
     float ahead = settings.nesterov ? settings.momentum : 1.f, now = settings.nesterov ? 1.f : 0.f;
     float* v_of = has_velocity ? velocity + (begin - segment.moments_begin) : nullptr;
-    const auto place = weights.of(segment, scalars);
-    const std::int64_t element = segment.element + begin - segment.begin;
-    team.each(size, [&](std::int64_t c) {
-      std::int64_t i = begin + c;
-      float w = place.load(i);
-      float g = float(gradients[i]) * scale + decay * w;
+    const G* gradient = gradients + begin;
+    weights.update(team, segment, scalars, begin, size, [&](std::int64_t c, float w) {
+      float g = float(gradient[c]) * scale + decay * w;
       if constexpr (has_velocity) {
         float v = keep * v_of[c] + take * g;
         v_of[c] = v;
         g = now * g + ahead * v;
       }
-      place.store(i, element + c, w - rate * g);
+      return w - rate * g;
     });
   }
 };
@@ -176,16 +170,14 @@ struct AdamW {
     float step = rate / value_of(scalars, Scalar::correction1);
     float root = 1 / std::sqrt(value_of(scalars, Scalar::correction2));
     float *m_of = m + (begin - segment.moments_begin), *v_of = v + (begin - segment.moments_begin);
-    const auto place = weights.of(segment, scalars);
-    const std::int64_t element = segment.element + begin - segment.begin;
-    team.each(size, [&](std::int64_t c) {
-      std::int64_t i = begin + c;
-      float g = float(gradients[i]) * scale;
+    const G* gradient = gradients + begin;
+    weights.update(team, segment, scalars, begin, size, [&](std::int64_t c, float w) {
+      float g = float(gradient[c]) * scale;
       float mi = beta1 * m_of[c] + (1 - beta1) * g;
       float vi = beta2 * v_of[c] + (1 - beta2) * g * g;
       m_of[c] = mi;
       v_of[c] = vi;
-      place.store(i, element + c, kept * place.load(i) - step * mi / (std::sqrt(vi) * root + epsilon));
+      return kept * w - step * mi / (std::sqrt(vi) * root + epsilon);
     });
   }
 };

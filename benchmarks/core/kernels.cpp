@@ -303,6 +303,10 @@ struct Bench {
       row("AdamW + clip", "32 Mi", {.moved = mb(size, 7), .touched = mb(size, 4)}, [&] {
         adamw(q, {weights, weights, gradients}, m, v, segments, scalars, {});
       });
+      const View halves{weights.data, size, DType::bf16}, half_gradients{gradients.data, size, DType::bf16};
+      row("AdamW of bf16 weights without masters", "32 Mi", {.moved = mb(size, 5.5), .touched = mb(size, 3)}, [&] {
+        adamw(q, {halves, halves, half_gradients}, m, v, segments, scalars, {});
+      });
       row("SGD with momentum", "32 Mi", {.moved = mb(size, 5), .touched = mb(size, 3)}, [&] {
         sgd(q, {weights, weights, gradients}, m, segments, scalars, {.momentum = .9f});
       });

@@ -9,6 +9,8 @@
 //
 // A team is one CPU thread or one CUDA block. Its members share the columns of a row:
 //   team.each(n, f)              f(c) for every column
+//   team.each_word(n, first, draw, f)   f(c, word) for every column, with the word of element first + c: draw(b), a Random4,
+//                                has those of elements 4b … 4b + 3
 //   team.sum(n, f)               sum of f(c), in every member     (fixed order for a given device)
 //   team.sums<K>(n, f)           K sums at once: f(c) is a Sums<K>
 //   team.sum_f64(n, f)           as sum, in double; strictly in order on the CPU
@@ -55,6 +57,26 @@ struct SerialTeam {
   HD void each(std::int64_t n, F f) const {
 #pragma omp simd
     for (std::int64_t c = 0; c < n; ++c) f(c);
+  }
+  template <class Draw, class F>
+  HD void each_word(std::int64_t n, std::int64_t first, Draw draw, F f) const {
+    constexpr std::int64_t tile = 512;
+    std::uint32_t words[tile];
+    for (std::int64_t begin = 0; begin < n;) {
+      const std::int64_t block = (first + begin) / 4, skip = (first + begin) % 4;
+      const std::int64_t size = n - begin < tile - skip ? n - begin : tile - skip, blocks = (skip + size + 3) / 4;
+#pragma omp simd
+      for (std::int64_t b = 0; b < blocks; ++b) {
+        const auto four = draw(block + b);
+        words[4 * b] = four.x;
+        words[4 * b + 1] = four.y;
+        words[4 * b + 2] = four.z;
+        words[4 * b + 3] = four.w;
+      }
+#pragma omp simd
+      for (std::int64_t c = 0; c < size; ++c) f(begin + c, words[skip + c]);
+      begin += size;
+    }
   }
   template <class F>
   HD float sum(std::int64_t n, F f) const {
@@ -129,6 +151,17 @@ struct BlockTeam {
   template <class F>
   __device__ void each(std::int64_t n, F f) const {
     for (std::int64_t c = threadIdx.x; c < n; c += blockDim.x) f(c);
+  }
+  template <class Draw, class F>
+  __device__ void each_word(std::int64_t n, std::int64_t first, Draw draw, F f) const {
+    const std::int64_t end = (first + n + 3) / 4;
+    for (std::int64_t b = first / 4 + threadIdx.x; b < end; b += blockDim.x) {
+      const auto four = draw(b);
+      const std::uint32_t words[] = {four.x, four.y, four.z, four.w};
+      const std::int64_t c = 4 * b - first;
+      for (int k = 0; k < 4; ++k)
+        if (c + k >= 0 && c + k < n) f(c + k, words[k]);
+    }
   }
   template <class F>
   __device__ float sum(std::int64_t n, F f) const {

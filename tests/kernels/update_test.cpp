@@ -290,7 +290,14 @@ TEST(Update, WithoutMastersRoundsAtRandom) {
         // A tenth of a place: 4000 of 40000, with a deviation of 60.
         EXPECT_NEAR(down, 4000, 5 * 60);
         EXPECT_EQ(run(1, 1, {segment(0, n)}), once);
+        if (!adam) {  // word i % 4 of block i / 4, whatever the piece
+          const RandomKey key{.seed = 1, .step = 1, .site = 5};
+          const float share = (1.5f - place / 10 - 1.5f) / -place;
+          for (std::int64_t i = 0; i < n; ++i)
+            ASSERT_EQ(once[std::size_t(i)] != 1.5f, to_uniform(random_word(key, std::uint64_t(i))) < share) << i;
+        }
         EXPECT_EQ(run(1, 1, {segment(7, n - 7), segment(0, 7)}), once) << "pieces do not matter";
+        EXPECT_EQ(run(1, 1, {segment(4094, n - 4094), segment(1, 4093), segment(0, 1)}), once) << "pieces do not matter";
         EXPECT_NE(run(2, 1, {segment(0, n)}), once) << "another seed";
         EXPECT_NE(run(1, 2, {segment(0, n)}), once) << "another step";
         for (float w : run(1, 1, {segment(0, n)}, 0)) ASSERT_LT(w, 0) << "a value that the type nearly holds stays near";
