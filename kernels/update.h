@@ -100,7 +100,8 @@ enum class LossScale : int {
   skipped,  ///< updates that were left out because a gradient was not finite
   count
 };
-/// As torch.amp.GradScaler: halved by a norm that is not finite, doubled behind `interval` finite ones in a row.
+/// As torch.amp.GradScaler: halved by a norm that is not finite, doubled behind `interval` finite ones in a row, as long as it
+/// stays within `most`.
 struct LossScaleSettings {
   float growth = 2, backoff = 0.5f, interval = 2000, most = 0x1p24f;
 };

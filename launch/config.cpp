@@ -116,6 +116,11 @@ void visit_keys(C& c, F&& key) {
   key("loss_scale", c.train.loss_scale,
       "f16: factor of the loss in the first step, a power of two; 65536 when absent. It finds its size from there",
       Rule{.low = 1, .high = 16777216});
+  key("loss_scale_interval", c.train.loss_scale_interval,
+      "f16: finite steps in a row behind which the factor doubles; auto: 2000; 0: it only ever halves",
+      Rule{.low = 0, .high = 16777216});
+  key("loss_scale_most", c.train.loss_scale_most, "f16: the factor never doubles beyond this power of two; 16777216 when absent",
+      Rule{.low = 1, .high = 16777216});
   key("threads", c.train.threads, "CPU threads a rank", Rule{.low = 1, .high = 4096});
   key("recompute", c.train.recompute, "gpt: keep less for backward, compute it again");
   key("label_smoothing", c.train.label_smoothing, "share of a label spread over all classes", Rule{.low = 0, .high = 0.99});

@@ -24,6 +24,9 @@ struct MixtureConfig {
   std::string inputs, labels, mask;  ///< when they are not those of [data]
 };
 
+/// What the loss is multiplied by in the first step in f16, where train.loss_scale is absent.
+inline constexpr double default_loss_scale = 65536;
+
 /// Everything that a run is told, with its defaults. The meaning of each key stands in the table of config.cpp, which reads,
 /// checks and prints it; `lockstep train FILE --print-config` shows it all.
 struct Config {
@@ -66,7 +69,8 @@ struct Config {
     std::string update = "auto", captured = "auto", products = "search";
     std::string precision = "f32", gradient = "f32";
     bool masters = true;
-    std::optional<double> loss_scale;
+    std::optional<double> loss_scale, loss_scale_most;
+    Auto loss_scale_interval;
     Auto threads;
     bool recompute = false;
     double label_smoothing = 0;

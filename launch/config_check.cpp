@@ -26,14 +26,26 @@ void check_together(const Config& c, const std::string& file) {
            "train.gradient = \"{}\" does not go with train.precision = \"{}\": gradients travel in f32 or in the type that "
            "they are computed in",
            c.train.gradient, c.train.precision));
-  need(!c.train.loss_scale || c.train.precision == "f16",
-       fmt::format("train.loss_scale belongs to train.precision = \"f16\": {} has the range of f32 and needs none",
-                   c.train.precision));
+  auto needs_f16 = [&](bool given, const char* key) {
+    need(!given || c.train.precision == "f16",
+         fmt::format("train.{} belongs to train.precision = \"f16\": {} has the range of f32 and needs none", key,
+                     c.train.precision));
+  };
+  needs_f16(bool(c.train.loss_scale), "loss_scale");
+  needs_f16(bool(c.train.loss_scale_interval), "loss_scale_interval");
+  needs_f16(bool(c.train.loss_scale_most), "loss_scale_most");
   need(c.train.masters || c.train.precision != "f32",
        "train.masters = false belongs to weights of 16 bits: train.precision is f32");
-  int exponent = 0;
-  need(!c.train.loss_scale || std::frexp(*c.train.loss_scale, &exponent) == 0.5,
-       fmt::format("train.loss_scale must be a power of two, not {}", c.train.loss_scale.value_or(0)));
+  auto power_of_two = [&](std::optional<double> value, const char* key) {
+    int exponent = 0;
+    need(!value || std::frexp(*value, &exponent) == 0.5,
+         fmt::format("train.{} must be a power of two, not {}", key, value.value_or(0)));
+  };
+  power_of_two(c.train.loss_scale, "loss_scale");
+  power_of_two(c.train.loss_scale_most, "loss_scale_most");
+  const double first = c.train.loss_scale.value_or(default_loss_scale), most = c.train.loss_scale_most.value_or(first);
+  need(first <= most,
+       fmt::format("train.loss_scale_most = {} is less than the {} that the factor begins with: train.loss_scale", most, first));
   need(!c.train.recompute || c.model.kind == "gpt", "train.recompute belongs to model.kind = gpt");
   need(c.model.kind != "convnet" || c.model.hidden.size() <= 1, "model.hidden of a convnet is one width");
   need(!c.model.kernel || *c.model.kernel % 2 == 1, "model.kernel must be odd");

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <cstdlib>
 
 #include "core/nn/convnet.h"
@@ -160,7 +161,12 @@ std::unique_ptr<optim::Optimizer> build_optimizer(const Config& c, ParameterSet&
                                                                      .epsilon = float(o.epsilon),
                                                                      .decay = float(o.decay),
                                                                      .groups = groups});
-  if (c.train.precision == "f16") optimizer->scale_loss(float(c.train.loss_scale.value_or(65536)));
+  if (c.train.precision == "f16") {
+    kernels::LossScaleSettings scale;
+    if (const auto& interval = c.train.loss_scale_interval) scale.interval = *interval > 0 ? float(*interval) : INFINITY;
+    scale.most = float(c.train.loss_scale_most.value_or(scale.most));
+    optimizer->scale_loss(float(c.train.loss_scale.value_or(default_loss_scale)), scale);
+  }
   return optimizer;
 }
 

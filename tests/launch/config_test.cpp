@@ -122,6 +122,24 @@ TEST(Config, RangesAndChoices) {
   EXPECT_EQ(refusal_of("train.loss_scale=0.5"), "--set train.loss_scale=0.5: train.loss_scale must be at least 1, not 0.5");
   EXPECT_THROW(parse_config(small, "c.toml", {"train.precision=f16", "train.loss_scale=1000"}), Error);
   EXPECT_EQ(parse_config(small, "c.toml", {"train.precision=f16", "train.loss_scale=1024"}).train.loss_scale, 1024.0);
+  EXPECT_EQ(refusal_of("train.loss_scale_interval=100"),
+            "c.toml: train.loss_scale_interval belongs to train.precision = \"f16\": f32 has the range of f32 and needs none");
+  EXPECT_EQ(refusal_of("train.loss_scale_most=1024"),
+            "c.toml: train.loss_scale_most belongs to train.precision = \"f16\": f32 has the range of f32 and needs none");
+  EXPECT_EQ(refusal_of("train.loss_scale_interval=-1"),
+            "--set train.loss_scale_interval=-1: train.loss_scale_interval must be at least 0, not -1");
+  auto f16_refusal = [](const std::string& key) {
+    try {
+      parse_config(small, "c.toml", {"train.precision=f16", key});
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  EXPECT_EQ(f16_refusal("train.loss_scale_most=100000"), "c.toml: train.loss_scale_most must be a power of two, not 100000");
+  EXPECT_EQ(f16_refusal("train.loss_scale_most=1024"),
+            "c.toml: train.loss_scale_most = 1024 is less than the 65536 that the factor begins with: train.loss_scale");
+  EXPECT_EQ(f16_refusal("train.loss_scale_most=65536"), "");
   EXPECT_EQ(refusal_of("model.heads=2"), "--set model.heads=2: model.heads belongs to model.kind = gpt, but model.kind is mlp");
 }
 
@@ -155,7 +173,8 @@ TEST(Config, PrintedTextReadsBackToTheSameConfiguration) {
       {"model.kind=gpt", "model.size=124M", "model.layers=3", "train.recompute=true", "optimizer.kind=sgd",
        "optimizer.nesterov=true"},
       {"model.kind=resnet18", "model.small_stem=true", "schedule.kind=wsd", "schedule.decay_share=0.5", "train.precision=f16",
-       "train.gradient=f16", "train.loss_scale=1024", "train.masters=false"},
+       "train.gradient=f16", "train.loss_scale=1024", "train.loss_scale_interval=50", "train.loss_scale_most=4096",
+       "train.masters=false"},
       {"model.kind=convnet", "model.features=[8]", "model.kernel=3", "schedule.kind=cosine", "schedule.final=0.1"}};
   for (const auto& set : sets) {
     Config c = parse_config(small, "c.toml", set);

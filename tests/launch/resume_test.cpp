@@ -88,6 +88,25 @@ TEST_F(Resume, LossScaleGoesOnAtAnotherRankCount) {
   EXPECT_EQ(lockstep("checkpoint diff runs/straight runs/parts").code, 0);
 }
 
+// The factor of the loss doubles behind as many finite steps as the configuration says, up to where it says.
+TEST_F(Resume, LossScaleGrowsAsItIsTold) {
+  const std::string train =
+      "train gpt.toml --set log.evaluate_every=0 --set log.every=1 --set train.steps=9 --set train.precision=f16 --set "
+      "train.loss_scale=8 --set checkpoint.every=5 ";
+  auto scales = [&](const std::string& name, const std::string& keys) {
+    const Ran ran = lockstep(train + keys + " --set run.name=" + name);
+    EXPECT_EQ(ran.code, 0) << ran.text;
+    std::vector<double> all;
+    for (const auto& line : metrics(name))
+      if (line.contains("train/loss_scale")) all.push_back(line["train/loss_scale"]);
+    return all;
+  };
+  EXPECT_EQ(scales("doubles", "--set train.loss_scale_interval=2 --set train.loss_scale_most=32"),
+            (std::vector<double>{8, 16, 16, 32, 32, 32, 32, 32, 32}));
+  EXPECT_EQ(scales("slowly", "--set train.loss_scale_interval=4"), (std::vector<double>{8, 8, 8, 16, 16, 16, 16, 32, 32}));
+  EXPECT_EQ(scales("never", "--set train.loss_scale_interval=0"), std::vector<double>(9, 8.0));
+}
+
 TEST_F(Resume, KilledAtAnyMomentEndsWithTheSameWeights) {
   const std::string arguments = "gpt.toml --set train.steps=600 --set checkpoint.every=20 --set log.every=200";
   ASSERT_EQ(lockstep("train " + arguments + " --set run.name=straight").code, 0);
