@@ -29,9 +29,9 @@ struct CheckpointOptions {
 /// Writes the checkpoints of a run as `folder`/step_<N>/. Every rank writes to its own rank<k>.h5 (contiguous datasets) the
 /// parts of tensors that it alone holds, and an equal share of the bytes that all hold; rank 0 adds checkpoint.h5, whose virtual
 /// datasets show whole tensors under their names, and manifest.json with the place of every piece and XXH3-128 of every byte. A
-/// checkpoint becomes visible by one rename after everything is on disk; then `folder`/latest names it, and older ones go. One
-/// that failed leaves nothing behind, and older ones untouched. All calls are collective and made by the thread that owns the
-/// group.
+/// checkpoint becomes visible by one rename after everything is on disk; then `folder`/latest names it, and older ones go
+/// (asynchronous: when the next one is begun, somebody waits, or the writer ends). One that failed leaves nothing behind, and
+/// older ones untouched. All calls are collective and made by the thread that owns the group.
 class CheckpointWriter {
  public:
   /// A tensor is whole on every rank, with the same values, or the ranks' views of it are parts that make it up. Views stay where

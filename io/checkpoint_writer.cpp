@@ -18,6 +18,7 @@
 #include "io/checkpoint_layout.h"
 #include "io/output.h"
 #include "io/pages.h"
+#include "io/pool.h"
 #include "io/raw_file.h"
 #include "kernels/memory.h"
 
@@ -138,6 +139,8 @@ struct CheckpointWriter::Parts {
     writing,     ///< every rank's own file
     committing,  ///< rank 0: the view, the manifest, the name
   } phase = Phase::idle;
+  std::int64_t committed = -1;  // rank 0: older ones may go
+  Pool thread{1};
   std::future<std::string> job;  // a report, of this rank's part of the phase
   std::string temporary, state;
   std::int64_t step = 0;
@@ -158,8 +161,8 @@ struct CheckpointWriter::Parts {
     std::memset(image.get(), 0, std::size_t(layout.bytes));  // touched now and not by the first checkpoint's step
     for (const auto& [at, bytes] : layout.rest) std::memcpy(image.get() + at, bytes.data(), bytes.size());
   }
-  /// Into the image. On the processor the checksums are made of what the copy has in the cache; a GPU's copy has no such bytes, and
-  /// the thread makes them.
+  /// Into the image. On the processor the checksums are made of what the copy has in the cache; a GPU's copy has no such bytes,
+  /// and the thread makes them.
   void copy_slices() {
     image_sums.clear();
     for (std::size_t i = 0; i < slices.size(); ++i) {
@@ -178,14 +181,28 @@ struct CheckpointWriter::Parts {
   /// Writes this rank's files and returns the checksums of its blocks, one after another, and then those of the view. In the
   /// thread, when there is one: nothing of it is the step's.
   std::string write_files() {
-    make_folder(folder);
-    if (::mkdir(temporary.c_str(), 0777) != 0 && errno != EEXIST) write_failed(temporary, 0, errno);  // who comes first
+    prune_older();
+    make_temporary();
     RawFile file(temporary + "/" + rank_file_name(group.rank()), RawFile::Mode::create);
     file.reserve(layout.bytes);
     std::string sums = image ? write_image(file) : write_views(file);
     if (writes_view(group)) sums += write_view();
     file.sync();
     return sums;
+  }
+  void make_temporary() const {
+    if (::mkdir(temporary.c_str(), 0777) == 0 || errno == EEXIST) return;  // who comes first
+    if (errno != ENOENT) write_failed(temporary, 0, errno);
+    make_folder(folder);  // somebody took it away
+    if (::mkdir(temporary.c_str(), 0777) != 0 && errno != EEXIST) write_failed(temporary, 0, errno);
+  }
+  /// Rank 0: takes away what the last checkpoint made superfluous. While the next one is written, because then every rank's
+  /// thread takes something from its cores, and what they do at the same time costs the ranks' common step once; or when somebody
+  /// waits.
+  void prune_older() {
+    if (committed < 0) return;
+    prune(folder, std::exchange(committed, -1), options.keep, options.keep_every);
+    remove_leftovers(folder, {fs::path(temporary).filename(), "latest" + mark});
   }
   void make_view(std::size_t room) {
     Manifest ordered = plan;
@@ -208,18 +225,17 @@ struct CheckpointWriter::Parts {
   }
   std::string next_latest() const { return folder + "/latest" + mark; }
 
-  std::string write_image(const RawFile& file) const {
+  std::string write_image(RawFile& file) const {
     std::string sums = image_sums;
     if (queue.on_gpu)
       for (std::size_t i = 0; i < slices.size(); ++i)
-        for_blocks(view_of(slices[i]), [&](std::int64_t at, std::size_t bytes) {
-          sums += checksum(image.get() + layout.offsets[i] + at, bytes);
-        });
+        for_blocks(view_of(slices[i]),
+                   [&](std::int64_t at, std::size_t bytes) { sums += checksum(image.get() + layout.offsets[i] + at, bytes); });
     file.write_directly(layout.bytes, image.get());
     return sums;
   }
 
-  std::string write_views(const RawFile& file) const {
+  std::string write_views(RawFile& file) const {
     Memory staging;
     if (queue.on_gpu) staging = host_memory(std::size_t(block));
     std::int64_t ahead = 0;
@@ -267,15 +283,17 @@ struct CheckpointWriter::Parts {
     sync_folder(folder);
     if (::rename(next_latest().c_str(), latest.c_str()) != 0) write_failed(latest, 0, errno);
     sync_folder(folder);
-    prune(folder, step, options.keep, options.keep_every);
-    remove_leftovers(folder);
     return path;
   }
 
   bool ready() const { return !job.valid() || job.wait_for(std::chrono::seconds(0)) == std::future_status::ready; }
   void start(std::function<std::string()> work) {
-    job = std::async(options.asynchronous ? std::launch::async : std::launch::deferred,
-                     [work = std::move(work)] { return report(work); });
+    auto task = std::make_shared<std::packaged_task<std::string()>>([work = std::move(work)] { return report(work); });
+    job = task->get_future();
+    if (options.asynchronous)
+      thread.later([task] { (*task)(); });
+    else
+      (*task)();
   }
 
   /// The next phase, when every rank's job is done. Collective.
@@ -296,6 +314,7 @@ struct CheckpointWriter::Parts {
     ended.step = step, ended.copied = copied, ended.written = now() - begun;
     try {
       ended.path = result(told);
+      if (group.rank() == 0) committed = step;
     } catch (const Error& e) {
       ended.problem = e.what(), ended.exit = e.exit();
       failed = true;
@@ -332,6 +351,7 @@ CheckpointWriter::CheckpointWriter(std::string folder, std::vector<NamedView> vi
 
 CheckpointWriter::~CheckpointWriter() {
   if (parts_->job.valid()) parts_->job.wait();
+  parts_->prune_older();
 }
 
 bool CheckpointWriter::under_way() const {
@@ -363,7 +383,10 @@ std::optional<CheckpointWriter::Outcome> CheckpointWriter::wait() {
   Parts& p = *parts_;
   while (under_way()) {
     if (p.job.valid()) p.job.wait();
-    if (auto ended = p.advance()) return ended;
+    if (auto ended = p.advance()) {
+      p.prune_older();
+      return ended;
+    }
   }
   return std::exchange(p.outcome, {});
 }

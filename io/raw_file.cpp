@@ -57,7 +57,8 @@ void RawFile::reserve(std::int64_t bytes) {
   if (problem) write_failed(path_, needed_, problem);
 }
 
-void RawFile::write(std::int64_t at, std::int64_t bytes, const void* from) const {
+void RawFile::write(std::int64_t at, std::int64_t bytes, const void* from) {
+  needed_ = std::max(needed_, at + bytes);
   for (std::int64_t done = 0; done < bytes;) {
     const auto n = ::pwrite(file_, static_cast<const char*>(from) + done, std::size_t(bytes - done), at + done);
     if (n < 0 && errno == EINTR) continue;
@@ -66,7 +67,8 @@ void RawFile::write(std::int64_t at, std::int64_t bytes, const void* from) const
   }
 }
 
-void RawFile::write_directly(std::int64_t bytes, const void* from) const {
+void RawFile::write_directly(std::int64_t bytes, const void* from) {
+  needed_ = std::max(needed_, bytes);
   constexpr std::int64_t most = 32 << 20;  // of one call
   const std::int64_t whole = bytes / direct_alignment * direct_alignment;
   std::int64_t done = 0;
@@ -95,7 +97,6 @@ void RawFile::sync() const {
 
 void write_synced(const std::string& path, const std::string& bytes) {
   RawFile file(path, RawFile::Mode::create);
-  file.reserve(std::int64_t(bytes.size()));
   file.write(0, std::int64_t(bytes.size()), bytes.data());
   file.sync();
 }

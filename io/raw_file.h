@@ -24,10 +24,10 @@ class RawFile {
 
   /// Asks the disk for all the bytes that will be written, so that a full one is met before anything is.
   void reserve(std::int64_t bytes);
-  void write(std::int64_t at, std::int64_t bytes, const void* from) const;
+  void write(std::int64_t at, std::int64_t bytes, const void* from);
   /// The first `bytes` of the file straight from memory aligned to direct_alignment, where the file system can: the processor
   /// copies nothing, and nothing takes the place of others' pages in the cache.
-  void write_directly(std::int64_t bytes, const void* from) const;
+  void write_directly(std::int64_t bytes, const void* from);
   static constexpr std::int64_t direct_alignment = 4096;
   /// Lets the disk begin with these bytes at once, so that sync() finds little left to do. A hint.
   void start_writing_out(std::int64_t at, std::int64_t bytes) const;

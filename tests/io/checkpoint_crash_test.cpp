@@ -159,7 +159,8 @@ std::vector<FileCall> record(const std::string& path, int ranks, bool asynchrono
       for (std::size_t i = 0; i < model.views.size(); ++i)
         if (model.views[i].view.size > 0) kernels::copy(device.queue(), model.views[i].view, next.views[i].view);
       writer.begin(step.step, "{}");
-      const auto ended = writer.wait();
+      std::optional<CheckpointWriter::Outcome> ended;
+      while (!ended) ended = asynchronous && step.step < 10 ? writer.poll() : writer.wait();  // older ones go later, and at once
       ASSERT_EQ(ended->problem, "");
       group.barrier();
       if (group.rank() == 0) step.calls = FileCalls::instance().recorded();

@@ -337,6 +337,25 @@ TEST(Checkpoint, EveryMthStays) {
 
 // ---- asynchronous
 
+TEST(AsynchronousCheckpoint, OlderOnesGoWhenTheNextIsBegunAndAtTheEnd) {
+  Saved run;
+  Model model(run.device, 1);
+  {
+    CheckpointWriter writer(run.folder.path, model.views, {.keep = 2, .asynchronous = true}, run.device.queue(), *run.group);
+    auto save = [&](int step) {
+      writer.begin(step, "{}");
+      std::optional<CheckpointWriter::Outcome> ended;
+      while (!ended) ended = writer.poll();
+      EXPECT_EQ(ended->problem, "");
+    };
+    for (int step : {1, 2, 3}) save(step);
+    EXPECT_EQ(run.names(), (std::vector<std::string>{"latest", "step_1", "step_2", "step_3"}));
+    save(4);
+    EXPECT_EQ(run.names(), (std::vector<std::string>{"latest", "step_2", "step_3", "step_4"}));
+  }
+  EXPECT_EQ(run.names(), (std::vector<std::string>{"latest", "step_3", "step_4"}));
+}
+
 TEST(AsynchronousCheckpoint, HoldsTheValuesOfItsBeginning) {
   for (auto& device : devices())
     for (int ranks : {1, 2, 4}) {
