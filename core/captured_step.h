@@ -11,7 +11,8 @@ namespace lockstep {
 ///
 /// The rules that the work must keep (a program that breaks one gets an error here, or wrong numbers):
 /// * It ran before as it is now, twice: plans are made, workspaces have grown.
-/// * All that changes from one replay to the next lies in the device's memory: inputs are copied into the tensors that the work was
+/// * All that changes from one replay to the next lies in the device's memory: inputs are copied into the tensors that the work
+/// was
 ///   captured with; the step's number (RandomKey::step_at), the upstream gradient (Tape::Options::upstream) and the optimizer's
 ///   numbers (Optimizer::prepare) are stored there before each replay.
 /// * The host neither waits for the queue nor reads from it, and copies nothing from its own memory.

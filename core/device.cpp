@@ -33,9 +33,14 @@ Device::Device(DeviceKind kind, int index) : kind_(kind) {
     arena_ = std::make_unique<Arena>(opened.memory);
   } else {
     name_ = "cpu";
-    arena_ = std::make_unique<Arena>(Arena::Source{in_large_pages, [](std::byte* data) { std::free(data); }});
+    arena_ = std::make_unique<Arena>(host_source(queue_));
   }
   queue_.cpu = make_cpu_libraries();
+}
+
+Arena::Source host_source(const Queue& queue) {
+  if (queue.on_gpu) return cuda::host_source();
+  return {in_large_pages, [](std::byte* data) { std::free(data); }};
 }
 
 Device::~Device() {

@@ -55,4 +55,8 @@ class Device {
   std::unique_ptr<Arena> arena_;
 };
 
+/// Where host memory comes from that the queue's device copies from and to: page-locked for a GPU, whose copies then run at the
+/// full speed of its link and beside other work. Getting it takes long: keep it.
+Arena::Source host_source(const Queue&);
+
 }  // namespace lockstep

@@ -109,6 +109,17 @@ Opened open(int index) {
   return opened;
 }
 
+Arena::Source host_source() {
+  return {.allocate =
+              [](std::size_t bytes) {
+                void* data = nullptr;
+                if (cudaHostAlloc(&data, bytes, cudaHostAllocDefault) == cudaSuccess) return static_cast<std::byte*>(data);
+                (void)cudaGetLastError();  // the arena reports what is full; the error is not to stick
+                return static_cast<std::byte*>(nullptr);
+              },
+          .release = [](std::byte* data) { (void)cudaFreeHost(data); }};
+}
+
 void close(Queue& queue) noexcept {
   queue.cuda.reset();
   if (queue.stream) (void)cudaStreamDestroy(queue.stream);

@@ -23,6 +23,7 @@ struct Opened {
 };
 Opened open(int index);
 void close(Queue&) noexcept;
+Arena::Source host_source();
 
 /// Work put into the queue's stream (and streams that wait for it) by this thread is recorded, not run, until end_capture gives
 /// it as a graph. Only this thread is held to what a capture allows; others go on as they are.

@@ -67,7 +67,8 @@ void refresh_weights(const Queue&, const Flat&);
 
 /// XXH3-128 in hex of the masters of all weights in name order, then of the buffers in name order: `weights_xxh3` of a run.
 std::string hash_parameters(const ParameterSet&);
-/// The same of the buffers alone.
-std::string hash_buffers(const ParameterSet&);
+/// A hash of all masters and buffers, or of the buffers alone, in hex: made on the device in one pass at the speed of its memory,
+/// and equal on ranks that hold the same, with devices of one kind and one layout. Waits for the queue.
+std::string fingerprint(Device&, const Flat&, bool weights);
 
 }  // namespace lockstep

@@ -16,6 +16,9 @@ Opened open(int) {
   throw Error("device cuda was asked for, but this program was built without CUDA: build the preset \"cuda\"", Exit::usage);
 }
 void close(Queue&) noexcept {}
+Arena::Source host_source() {
+  return {};
+}
 void begin_capture(const Queue&) {
   throw Error(problem(), Exit::usage);
 }

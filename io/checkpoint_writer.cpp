@@ -12,6 +12,7 @@
 #include <set>
 
 #include "core/checksum.h"
+#include "core/device.h"
 #include "io/agree.h"
 #include "io/checkpoint.h"
 #include "io/checkpoint_files.h"
@@ -157,12 +158,20 @@ struct CheckpointWriter::Parts {
   }
 
   void make_image() {
-    image = untouched_memory(std::size_t(layout.bytes));     // large pages: the disk is told of fewer
+    const auto bytes = std::size_t(layout.bytes);
+    if (queue.on_gpu) {
+      const auto pinned = host_source(queue);
+      image = Memory(pinned.allocate(bytes), pinned.release);
+      require(Exit::io, bool(image),
+              "out of page-locked host memory for a checkpoint of {} MiB: use checkpoint.asynchronous = false", bytes >> 20);
+    } else {
+      image = untouched_memory(bytes);  // large pages: the disk is told of fewer
+    }
     std::memset(image.get(), 0, std::size_t(layout.bytes));  // touched now and not by the first checkpoint's step
     for (const auto& [at, bytes] : layout.rest) std::memcpy(image.get() + at, bytes.data(), bytes.size());
   }
-  /// Into the image. On the processor the checksums are made of what the copy has in the cache; a GPU's copy has no such bytes,
-  /// and the thread makes them.
+  /// Into the image. On the processor the checksums are made of what the copy has in the cache; a GPU copies by itself, all
+  /// slices in one go, and the thread makes them.
   void copy_slices() {
     image_sums.clear();
     for (std::size_t i = 0; i < slices.size(); ++i) {

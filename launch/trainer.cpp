@@ -480,8 +480,8 @@ class Trainer {
 
   /// `must`: the run ends with it, so wait for it.
   void save(bool must) {
-    // Ranks that have one copy of the weights cannot differ in them.
-    check_agreement(strategy_->common_masters() ? hash_buffers(parameters_) : hash_parameters(parameters_));
+    if (session_.size() > 1)  // ranks that have one copy of the weights cannot differ in them
+      check_agreement(fingerprint(session_.device(), strategy_->flat(), !strategy_->common_masters()));
     if (checkpoints_->under_way()) {
       double began = now();
       auto ended = checkpoints_->wait();

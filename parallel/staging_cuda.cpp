@@ -1,3 +1,4 @@
+#include "core/device.h"
 #include "kernels/base/check_cuda.h"
 #include "parallel/staging.h"
 #include "parallel/stamps_cuda.h"
@@ -64,12 +65,7 @@ class CudaStaging final : public Staging {
   Event ready_, brought_;
   std::vector<std::unique_ptr<Event>> fetched_ = std::vector<std::unique_ptr<Event>>(std::size_t(Communicator::timings_kept));
   Stamps stamps_;
-  Arena pinned_{{[](std::size_t bytes) {
-                   void* data = nullptr;
-                   check(cudaHostAlloc(&data, bytes, cudaHostAllocDefault));
-                   return static_cast<std::byte*>(data);
-                 },
-                 [](std::byte* data) { (void)cudaFreeHost(data); }}};
+  Arena pinned_{host_source({.on_gpu = true})};
 };
 
 }  // namespace

@@ -14,6 +14,7 @@
 //   team.sum(n, f)               sum of f(c), in every member     (fixed order for a given device)
 //   team.sums<K>(n, f)           K sums at once: f(c) is a Sums<K>
 //   team.sum_f64(n, f)           as sum, in double; strictly in order on the CPU
+//   team.sum_u64(n, f)           sum of whole numbers f(c), modulo 2^64: no order matters
 //   team.max(n, f)               largest f(c), in every member; NaN is passed over
 //   team.log_sum_exp(n, f)       log of the sum of exp(f(c)), in every member
 //   team.first_where(n, f)       the first c for which f(c), or n
@@ -100,6 +101,13 @@ struct SerialTeam {
     return total;
   }
   template <class F>
+  HD std::uint64_t sum_u64(std::int64_t n, F f) const {
+    std::uint64_t total = 0;
+#pragma omp simd reduction(+ : total)
+    for (std::int64_t c = 0; c < n; ++c) total += f(c);
+    return total;
+  }
+  template <class F>
   HD float max(std::int64_t n, F f) const {
     return lanes::max(n, f);
   }
@@ -181,6 +189,12 @@ struct BlockTeam {
     double v = 0;
     for (std::int64_t c = threadIdx.x; c < n; c += blockDim.x) v += f(c);
     return reduce(v, 0., [](double a, double b) { return a + b; });
+  }
+  template <class F>
+  __device__ std::uint64_t sum_u64(std::int64_t n, F f) const {
+    unsigned long long v = 0;
+    for (std::int64_t c = threadIdx.x; c < n; c += blockDim.x) v += f(c);
+    return reduce(v, 0ull, [](unsigned long long a, unsigned long long b) { return a + b; });
   }
   template <class F>
   __device__ float max(std::int64_t n, F f) const {

@@ -115,6 +115,16 @@ TEST_F(Cuda, CopiesBothWays) {
     EXPECT_EQ(download(queue(), there), values);
     EXPECT_EQ(download(queue(), again), values);
   }
+  Arena pinned(host_source(queue()));
+  Memory host = pinned.allocate(4000);
+  const View floats{host.get(), 1000, DType::f32};
+  for (int i = 0; i < 1000; ++i) floats.as<float>()[i] = float(i);
+  Tensor there = poisoned(*device, {1000});
+  kernels::copy(queue(), there.view(), floats);
+  kernels::scale(queue(), there.view(), there.view(), 2, Write::overwrite);
+  kernels::copy(queue(), floats, there.view());
+  kernels::synchronize(queue());
+  for (int i = 0; i < 1000; ++i) ASSERT_EQ(floats.as<float>()[i], float(2 * i));
   Tensor indices = make_indices(*device, {3}, {7, -1, 1 << 30});
   EXPECT_EQ(download(queue(), indices), (std::vector<float>{7, -1, float(1 << 30)}));
 }

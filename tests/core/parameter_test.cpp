@@ -3,10 +3,12 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <set>
 
 #include "core/flat.h"
 #include "core/nn/gpt.h"
 #include "core/nn/resnet.h"
+#include "kernels/memory.h"
 #include "tests/support/devices.h"
 #include "tests/support/model.h"
 
@@ -94,6 +96,36 @@ TEST(Flat, HashSeesEveryWeightAndBufferInNameOrderWhateverTheLayout) {
   EXPECT_EQ(hash(false, 0), hash(true, 0));
   EXPECT_NE(hash(false, 0), hash(false, 1));
   EXPECT_EQ(hash(false, 0).size(), 32u);
+}
+
+// What ranks compare: it sees every element of what they hold, with the buffers wherever those lie, and nothing else.
+TEST(Flat, FingerprintSeesEveryWeightAndBuffer) {
+  for (auto& device : test::devices())
+    for (DType dtype : {DType::f32, DType::bf16})
+      for (bool masters : {true, false}) {
+        auto of = [&](std::uint64_t seed, const char* changed, std::int64_t element, bool weights = true) {
+          ParameterSet set(*device, dtype, masters);
+          set.add("w", {77, 3}, Initial::normal(0, 1));
+          set.buffer("s", {3}, 2, 0.1f);
+          set.add("v", {200}, Initial::uniform(-1, 1));
+          set.buffer("u", {5}, 2, 0.1f);
+          test::Placed placed(set, seed);
+          if (*changed) kernels::fill(device->queue(), set.find(changed).master.slice(element, 1), 7);
+          return fingerprint(*device, placed.flat, weights);
+        };
+        std::set<std::string> all = {of(1, "", 0), of(2, "", 0)};
+        int made = 2;
+        for (auto [name, size] : {std::pair{"w", 231}, {"v", 200}, {"s", 3}, {"u", 5}})
+          for (int element : {0, size / 2, size - 1}) {
+            all.insert(of(1, name, element));
+            ++made;
+          }
+        EXPECT_EQ(int(all.size()), made) << name_of(dtype) << " masters " << masters;
+        EXPECT_EQ(of(1, "", 0), of(1, "", 0));
+        EXPECT_EQ(of(1, "", 0, false), of(2, "", 0, false)) << "weights are not buffers";
+        EXPECT_NE(of(1, "u", 4, false), of(1, "", 0, false));
+        EXPECT_EQ(of(1, "v", 4, false), of(1, "", 0, false));
+      }
 }
 
 TEST(Flat, WeightsOf16BitsAreRoundedMasters) {
