@@ -215,6 +215,7 @@ FoundCheckpoint open_checkpoint(const std::string& path, Group& group) {
 
 void load_checkpoint(const FoundCheckpoint& found, const std::vector<NamedView>& wanted, Match match, const Queue& queue,
                      Group& group) {
+  group.barrier();  // the views may be memory that ranks share: what others did to it before is done
   const std::string text = agree(group, [&] {
     std::string text = read_text(found.path + "/" + checkpoint_manifest_name);
     require_same_model(Manifest::parse(text, found.path), found.path, wanted, match);

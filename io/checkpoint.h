@@ -89,9 +89,9 @@ enum class Match : std::uint8_t {
   all,     ///< exactly those given, neither more nor fewer: resume
   subset,  ///< those given; the checkpoint may hold more (evaluation needs no optimizer state)
 };
-/// Fills the views (host or device memory; whole tensors or ranges of them) from a checkpoint written by any number of ranks, and
-/// checks what it reads; values are converted when the view's type differs (f32 <-> bf16, f16). Collective; every rank reads. A
-/// checkpoint of another model: Error (bad_data) naming the first difference.
+/// Fills the views (host or device memory, also memory that ranks share; whole tensors or ranges of them) from a checkpoint
+/// written by any number of ranks, and checks what it reads; values are converted when the view's type differs (f32 <-> bf16,
+/// f16). Collective; every rank reads. A checkpoint of another model: Error (bad_data) naming the first difference.
 void load_checkpoint(const FoundCheckpoint&, const std::vector<NamedView>&, Match, const Queue&, Group&);
 
 /// Name, shape and type of a tensor that a checkpoint holds.

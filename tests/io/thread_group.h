@@ -1,8 +1,11 @@
 #pragma once
 
 #include <barrier>
+#include <condition_variable>
 #include <exception>
 #include <functional>
+#include <map>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -17,6 +20,9 @@ class ThreadGroup final : public Group {
     explicit Shared(int ranks) : together(ranks), slots(std::size_t(ranks)) {}
     std::barrier<> together;
     std::vector<std::string> slots;
+    std::mutex mutex;
+    std::condition_variable arrived;
+    std::map<std::size_t, std::string> sent;  // broadcasts, by number
   };
   ThreadGroup(Shared& shared, int rank) : shared_(shared), rank_(rank) {}
   int rank() const override { return rank_; }
@@ -26,7 +32,17 @@ class ThreadGroup final : public Group {
   int node_size() const override { return size(); }
 
   void barrier() override { shared_.together.arrive_and_wait(); }
-  std::string broadcast(const std::string& bytes, int root) override { return gather(bytes)[std::size_t(root)]; }
+  /// The root does not wait for the others, as in MPI: a rank that relies on it is found out.
+  std::string broadcast(const std::string& bytes, int root) override {
+    std::unique_lock lock(shared_.mutex);
+    const std::size_t number = broadcasts_++;
+    if (rank_ == root) {
+      shared_.sent[number] = bytes;
+      shared_.arrived.notify_all();
+    }
+    shared_.arrived.wait(lock, [&] { return shared_.sent.contains(number); });
+    return shared_.sent[number];
+  }
   std::vector<std::string> gather(const std::string& bytes) override {
     shared_.slots[std::size_t(rank_)] = bytes;
     barrier();
@@ -48,6 +64,7 @@ class ThreadGroup final : public Group {
  private:
   Shared& shared_;
   int rank_;
+  std::size_t broadcasts_ = 0;
 };
 
 /// Runs `body` on every rank; rethrows the error of the lowest rank that threw (all must, or none: errors are agreed on).
