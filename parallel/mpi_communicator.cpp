@@ -38,7 +38,6 @@ class MpiCommunicator final : public Communicator {
       if (machines_->handler(machines_->mine(), c) == rank()) columns_.push_back(c);
     window_ = SharedWindow::open(machine);
     if (!agreed(window_ != nullptr)) window_.reset();
-    if (window_ && window_->crowded()) spins_ = 0;
   }
 
   int rank() const override { return comm_.rank; }
@@ -228,9 +227,13 @@ class MpiCommunicator final : public Communicator {
     Scratch scratch = {};
   };
 
-  static MPI_Comm machine_of(const MpiHandle& comm, int color) {
+  /// The ranks of this machine; of them those with the same color, where machines are made up.
+  MPI_Comm machine_of(const MpiHandle& comm, int color) {
     MPI_Comm machine = MPI_COMM_NULL;
     check_mpi(MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, comm.rank, MPI_INFO_NULL, &machine));
+    int ranks = 0;
+    check_mpi(MPI_Comm_size(machine, &ranks));
+    if (unsigned(ranks) > std::thread::hardware_concurrency()) spins_ = 0;  // somebody else needs the core
     if (color < 0) return machine;
     MPI_Comm part = MPI_COMM_NULL;
     check_mpi(MPI_Comm_split(machine, color, comm.rank, &part));

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <ctime>
-#include <thread>
 #include <utility>
 
 #include "parallel/mpi_check.h"
@@ -22,7 +21,6 @@ std::unique_ptr<SharedWindow> SharedWindow::open(MPI_Comm machine) {
 SharedWindow::SharedWindow(MPI_Comm machine, SharedMemory control) : machine_(machine), control_(std::move(control)) {
   check_mpi(MPI_Comm_rank(machine, &rank_));
   check_mpi(MPI_Comm_size(machine, &size_));
-  crowded_ = unsigned(size_) > std::thread::hardware_concurrency();
 }
 
 Memory SharedWindow::allocate(std::size_t bytes) {

@@ -37,8 +37,6 @@ class SharedWindow {
   void finish(std::uint64_t number);
   /// Whether everybody has finished: the result is there and the memory may be used again.
   bool all_finished(std::uint64_t number) const;
-  /// Whether ranks of this machine outnumber its cores: whoever waits then keeps another from working.
-  bool crowded() const { return crowded_; }
   /// Gives the core away until another rank arrives or finishes, for a millisecond at most; not at all when `moved` says true.
   template <class Moved>
   void sleep(Moved moved) {
@@ -76,7 +74,6 @@ class SharedWindow {
   SharedMemory control_;
   std::vector<Segment> segments_;
   std::uint64_t arrived_ = 0;
-  bool crowded_ = false;
   std::vector<std::uint64_t> early_;  // finished before one with a lower number
 };
 
