@@ -3,10 +3,11 @@
 #include <cmath>
 
 #include "kernels/base/launch.h"
+#include "kernels/batch_norm_cpu.h"
 #include "kernels/vendor.h"
 
-// Sums over rows are made in a fixed order: of the mean first, then of squared distances from it, which keeps the variance exact
-// where the mean is large beside it.
+// Sums over rows are made in a fixed order. A GPU sums for the mean first, then squared distances from it, which keeps the
+// variance exact where the mean is large beside it; the CPU's passes are in batch_norm_cpu.h.
 
 namespace lockstep::kernels {
 namespace {
@@ -48,12 +49,12 @@ struct Load {
   }
 };
 
-/// Memory beside the tensors: three values a channel, and the sums of parts.
+/// Memory beside the tensors: three values a channel, and the sums of parts or of blocks.
 struct Scratch {
   int64_t parts;
   float *scale, *mean_gradient, *slope, *sums;
   Scratch(const Queue& q, int64_t rows, int64_t channels) : parts(parts_of(q, rows, channels)) {
-    scale = workspace(q, (3 + 2 * parts) * channels);
+    scale = workspace(q, 3 * channels + (q.on_gpu ? 2 * parts * channels : rows_cpu::sums_size(rows, channels)));
     mean_gradient = scale + channels;
     slope = mean_gradient + channels;
     sums = slope + channels;
@@ -113,6 +114,11 @@ struct Scale {
   HD void operator()(int64_t c) const { scale[c] = float(w[c]) / std::sqrt(variance[c] + epsilon); }
 };
 
+/// What is put out, before relu. Backward computes it again to know where relu was active.
+HD float normalised(float x, float mean, float scale, float shift) {
+  return (x - mean) * scale + shift;
+}
+
 template <class T, bool relu>
 struct Apply {
   T* y;
@@ -121,71 +127,46 @@ struct Apply {
   const float* scale;
   const T* b;
   int64_t channels;
+  HD void operator()(int64_t i, int64_t c) const {
+    float v = normalised(float(x[i]), mean[c], scale[c], float(b[c]));
+    y[i] = T(relu && v < 0 ? 0.f : v);
+  }
   template <class Team>
   HD void operator()(Team team, int64_t row) const {
-    const T* in = x + row * channels;
-    T* out = y + row * channels;
-    team.each(channels, [=, *this](int64_t c) {
-      float v = (float(in[c]) - mean[c]) * scale[c] + float(b[c]);
-      out[c] = T(relu && v < 0 ? 0.f : v);
-    });
+    team.each(channels, [first = row * channels, *this](int64_t c) { (*this)(first + c, c); });
   }
 };
-
-/// The gradient behind relu.
-template <class T, bool relu>
-struct Upstream {
-  const T* dy;
-  const T* y;
-  HD float operator()(int64_t i) const {
-    float d = float(dy[i]);  // read in any case: a read that depends on a condition keeps compilers from vectorising
-    return !relu || float(y[i]) > 0 ? d : 0.f;
-  }
-};
+template <class Body>
+void for_each_element(const Queue& q, int64_t rows, int64_t channels, Body body) {
+  q.on_gpu ? for_each_row(q, rows, channels, body) : rows_cpu::each_backwards(rows, channels, body);
+}
 
 template <class T, bool relu>
 struct GradientTerm {
-  Upstream<T, relu> upstream;
+  const T* dy;
   const T* x;
   const float* mean;
+  const float* scale;
+  const T* b;
   int64_t channels;
-  HD Sums<2> operator()(int64_t r, int64_t c) const {
-    int64_t i = r * channels + c;
-    float d = upstream(i);
-    return {d, d * (float(x[i]) - mean[c])};
+  /// The gradient behind relu. dy is read in any case: a read that depends on a condition keeps compilers from vectorising.
+  HD float upstream(int64_t i, int64_t c) const {
+    float d = float(dy[i]);
+    if constexpr (relu) d = normalised(float(x[i]), mean[c], scale[c], float(b[c])) > 0 ? d : 0.f;
+    return d;
+  }
+  HD Sums<2> operator()(int64_t r, int64_t c) const { return at(r * channels + c, c); }
+  HD Sums<2> at(int64_t i, int64_t c) const {
+    float d = upstream(i, c);
+    return {{d, d * (float(x[i]) - mean[c])}};
   }
 };
-/// The CPU's sums of GradientTerm over blocks of rows. Pointers are plain locals: with those of a captured struct gcc 12 does not
-/// vectorise the choice behind relu, and this pass costs eight times as much.
-template <class T, bool relu, class Finish>
-void sweep(int64_t rows, const GradientTerm<T, relu>& term, Finish finish) {
-  const int64_t channels = term.channels;
-  auto block = [=, x = term.x, dy = term.upstream.dy, y = term.upstream.y, mean = term.mean](int64_t b, float* sums) {
-    const int64_t end = (b + 1) * row_block < rows ? (b + 1) * row_block : rows;
-    float* to_b = sums;
-    float* to_w = sums + channels;
-    for (int64_t r = b * row_block; r < end; ++r) {
-      const T *in = x + r * channels, *up = dy + r * channels, *out = relu ? y + r * channels : nullptr;
-      const float* m = mean;
-#pragma omp simd
-      for (int64_t c = 0; c < channels; ++c) {
-        float d = float(up[c]);
-        if constexpr (relu) d = float(out[c]) > 0 ? d : 0.f;
-        to_b[c] += d;
-        to_w[c] += d * (float(in[c]) - m[c]);
-      }
-    }
-  };
-  reduce_blocks<2>((rows + row_block - 1) / row_block, channels, rows, block, finish);
-}
-template <class T, class W>
+template <class W>
 struct GradientFinish {
   W* dw;
   W* db;
-  float* scale;
   float* mean_gradient;
   float* slope;
-  const T* w;
   const float* variance;
   float rows, epsilon;
   bool add_w, add_b;
@@ -193,7 +174,6 @@ struct GradientFinish {
     float rstd = 1 / std::sqrt(variance[c] + epsilon), to_w = total[1] * rstd;
     if (dw) dw[c] = W(add_w ? float(dw[c]) + to_w : to_w);
     if (db) db[c] = W(add_b ? float(db[c]) + total[0] : total[0]);
-    scale[c] = float(w[c]) * rstd;
     mean_gradient[c] = total[0] / rows;
     slope[c] = to_w * rstd / rows;
   }
@@ -203,20 +183,16 @@ struct GradientFinish {
 template <class T, bool relu, bool add>
 struct Gradient {
   T* dx;
-  Upstream<T, relu> upstream;
-  const T* x;
-  const float* mean;
-  const float* scale;
+  GradientTerm<T, relu> term;
   const float* mean_gradient;
   const float* slope;
-  int64_t channels;
+  HD void operator()(int64_t i, int64_t c) const {
+    float d = term.scale[c] * (term.upstream(i, c) - mean_gradient[c] - (float(term.x[i]) - term.mean[c]) * slope[c]);
+    dx[i] = T(add ? float(dx[i]) + d : d);
+  }
   template <class Team>
   HD void operator()(Team team, int64_t row) const {
-    team.each(channels, [first = row * channels, *this](int64_t c) {
-      int64_t i = first + c;
-      float d = scale[c] * (upstream(i) - mean_gradient[c] - (float(x[i]) - mean[c]) * slope[c]);
-      dx[i] = T(add ? float(dx[i]) + d : d);
-    });
+    team.each(term.channels, [first = row * term.channels, *this](int64_t c) { (*this)(first + c, c); });
   }
 };
 
@@ -246,11 +222,18 @@ void batch_norm(const Queue& q, View y, View mean, View variance, View x, View w
   visit_float(x.dtype, [&]<class T>() {
     Scratch scratch(q, rows, channels);
     float *m = mean.as<float>(), *v = variance.as<float>();
-    channel_sums<1>(q, rows, channels, scratch, MeanTerm<T>{x.as<T>(), channels}, MeanFinish{m, float(rows)});
-    channel_sums<1>(q, rows, channels, scratch, VarianceTerm<T>{x.as<T>(), m, channels},
-                    VarianceFinish<T>{v, scratch.scale, w.as<T>(), float(rows), epsilon});
+    const VarianceFinish<T> finish{v, scratch.scale, w.as<T>(), float(rows), epsilon};
+    if (q.on_gpu) {
+      channel_sums<1>(q, rows, channels, scratch, MeanTerm<T>{x.as<T>(), channels}, MeanFinish{m, float(rows)});
+      channel_sums<1>(q, rows, channels, scratch, VarianceTerm<T>{x.as<T>(), m, channels}, finish);
+    } else {
+      rows_cpu::statistics(rows, channels, x.as<T>(), scratch.sums, [=](int64_t c, float mean, float squares) {
+        m[c] = mean;
+        finish(c, {{squares}});
+      });
+    }
     visit_flag(relu, [&]<bool cut>() {
-      for_each_row(q, rows, channels, Apply<T, cut>{y.as<T>(), x.as<T>(), m, scratch.scale, b.as<T>(), channels});
+      for_each_element(q, rows, channels, Apply<T, cut>{y.as<T>(), x.as<T>(), m, scratch.scale, b.as<T>(), channels});
     });
   });
 }
@@ -266,49 +249,48 @@ void batch_norm_inference(const Queue& q, View y, View x, View w, View b, View m
     Scratch scratch(q, rows, channels);
     for_each(q, channels, Scale<T>{scratch.scale, variance.as<float>(), w.as<T>(), epsilon});
     visit_flag(relu, [&]<bool cut>() {
-      for_each_row(q, rows, channels, Apply<T, cut>{y.as<T>(), x.as<T>(), mean.as<float>(), scratch.scale, b.as<T>(), channels});
+      for_each_element(q, rows, channels,
+                       Apply<T, cut>{y.as<T>(), x.as<T>(), mean.as<float>(), scratch.scale, b.as<T>(), channels});
     });
   });
 }
 
-void batch_norm_backward(const Queue& q, View dx, View dw, View db, View dy, View x, View y, View w, View mean, View variance,
+void batch_norm_backward(const Queue& q, View dx, View dw, View db, View dy, View x, View w, View b, View mean, View variance,
                          int64_t channels, float epsilon, bool relu, Write write_x, Write write_w, Write write_b) {
   if (q.recording)
     return q.recording->add([=](const Queue& then) {
-      batch_norm_backward(then, dx, dw, db, dy, x, y, w, mean, variance, channels, epsilon, relu, write_x, write_w, write_b);
+      batch_norm_backward(then, dx, dw, db, dy, x, w, b, mean, variance, channels, epsilon, relu, write_x, write_w, write_b);
     });
   const int64_t rows = checked_rows("batch_norm_backward", dy, x, w, mean, variance, channels);
   require(!dx || (dx.size == x.size && dx.dtype == x.dtype), "batch_norm_backward: dx must look like x");
   require((!dw || dw.size == channels) && (!db || db.size == channels), "batch_norm_backward: dw and db need {} elements",
           channels);
   require(!dw || !db || dw.dtype == db.dtype, "batch_norm_backward: dw is {}, db is {}", name_of(dw.dtype), name_of(db.dtype));
-  require(!relu || (y.size == x.size && y.dtype == x.dtype), "batch_norm_backward: with relu y must look like x");
+  require(!relu || b.size == channels, "batch_norm_backward: with relu the shift needs {} elements", channels);
   visit_float(x.dtype, [&]<class T>() {
     Scratch scratch(q, rows, channels);
     const float *m = mean.as<float>(), *v = variance.as<float>();
+    for_each(q, channels, Scale<T>{scratch.scale, v, w.as<T>(), epsilon});
     visit_flag(relu, [&]<bool cut>() {
-      Upstream<T, cut> upstream{dy.as<T>(), cut ? y.as<T>() : nullptr};
+      const GradientTerm<T, cut> term{dy.as<T>(), x.as<T>(), m, scratch.scale, cut ? b.as<T>() : nullptr, channels};
       auto sums = [&]<class W>() {
-        GradientTerm<T, cut> term{upstream, x.as<T>(), m, channels};
-        GradientFinish<T, W> finish{dw.as<W>(),
-                                    db.as<W>(),
-                                    scratch.scale,
-                                    scratch.mean_gradient,
-                                    scratch.slope,
-                                    w.as<T>(),
-                                    v,
-                                    float(rows),
-                                    epsilon,
-                                    write_w == Write::accumulate,
-                                    write_b == Write::accumulate};
-        q.on_gpu ? channel_sums<2>(q, rows, channels, scratch, term, finish) : sweep(rows, term, finish);
+        const GradientFinish<W> finish{dw.as<W>(),
+                                       db.as<W>(),
+                                       scratch.mean_gradient,
+                                       scratch.slope,
+                                       v,
+                                       float(rows),
+                                       epsilon,
+                                       write_w == Write::accumulate,
+                                       write_b == Write::accumulate};
+        if (q.on_gpu) return channel_sums<2>(q, rows, channels, scratch, term, finish);
+        rows_cpu::two_sums(
+            rows, channels, scratch.sums, [=](int64_t i, int64_t c) { return term.at(i, c); }, finish);
       };
       (dw ? dw : db).dtype == dtype_of<T> ? sums.template operator()<T>() : sums.template operator()<float>();
       if (!dx) return;
       visit_flag(write_x == Write::accumulate, [&]<bool add>() {
-        for_each_row(q, rows, channels,
-                     Gradient<T, cut, add>{dx.as<T>(), upstream, x.as<T>(), m, scratch.scale, scratch.mean_gradient,
-                                           scratch.slope, channels});
+        for_each_element(q, rows, channels, Gradient<T, cut, add>{dx.as<T>(), term, scratch.mean_gradient, scratch.slope});
       });
     });
   });

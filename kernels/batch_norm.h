@@ -7,15 +7,16 @@ namespace lockstep::kernels {
 
 /// Batch normalisation over rows of x (rows, channels), which is NHWC flattened (Ioffe & Szegedy 2015).
 /// Training: mean and variance (f32, biased) of this batch are written, y = (x - mean) / sqrt(variance + epsilon) * w + b, then
-/// relu when `relu` (y then tells backward where it was active).
+/// relu when `relu`.
 /// x, y share a dtype; w and b have it too.
 void batch_norm(const Queue&, View y, View mean, View variance, View x, View w, View b, std::int64_t channels, float epsilon,
                 bool relu);
 /// As above with given statistics (f32): evaluation.
 void batch_norm_inference(const Queue&, View y, View x, View w, View b, View mean, View variance, std::int64_t channels,
                           float epsilon, bool relu);
-/// dx (+)=, dw (+)=, db (+)=; y is read only with relu. dw and db may be f32 while the rest has 16 bits.
-void batch_norm_backward(const Queue&, View dx, View dw, View db, View dy, View x, View y, View w, View mean, View variance,
+/// dx (+)=, dw (+)=, db (+)=; b is read only with relu, to compute again where it was active: less memory than reading y.
+/// dw and db may be f32 while the rest has 16 bits. dx may be dy.
+void batch_norm_backward(const Queue&, View dx, View dw, View db, View dy, View x, View w, View b, View mean, View variance,
                          std::int64_t channels, float epsilon, bool relu, Write write_x, Write write_w, Write write_b);
 
 }  // namespace lockstep::kernels

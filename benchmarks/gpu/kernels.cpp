@@ -235,8 +235,8 @@ struct Bench {
            mean = floats(channels), variance = floats(channels), dw = floats(channels), db = floats(channels);
       row("batch norm + relu", shape, 0, 2. * double(size) * 3,
           [&] { batch_norm(q, y, mean, variance, x, w, b, channels, 1e-5f, true); });
-      row("batch norm + relu, backward", shape, 0, 2. * double(size) * 7, [&] {
-        batch_norm_backward(q, dx, dw, db, dy, x, y, w, mean, variance, channels, 1e-5f, true, Write::overwrite, Write::overwrite,
+      row("batch norm + relu, backward", shape, 0, 2. * double(size) * 5, [&] {
+        batch_norm_backward(q, dx, dw, db, dy, x, w, b, mean, variance, channels, 1e-5f, true, Write::overwrite, Write::overwrite,
                             Write::overwrite);
       });
       keep.clear();

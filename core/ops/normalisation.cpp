@@ -70,7 +70,7 @@ Tensor batch_norm(Tape& t, const Tensor& x, const Tensor& w, const Tensor& b, co
       kernels::scale(t.queue(), statistic, variance.view(), float(rows) / float(rows - 1), write);
     if (!y->has_gradient) return;
     auto dx = t.into(x), dw = t.into(w), db = t.into(b);
-    kernels::batch_norm_backward(t.queue(), dx.view, dw.view, db.view, t.gradient(y), x.view(), y.view(), w.view(), mean.view(),
+    kernels::batch_norm_backward(t.queue(), dx.view, dw.view, db.view, t.gradient(y), x.view(), w.view(), b.view(), mean.view(),
                                  variance.view(), channels, epsilon, relu, dx.write, dw.write, db.write);
   });
 }

@@ -6,6 +6,7 @@
 //   for_each_group(queue, first, n, body)               body.group(g), body.element(i): elements by fours, for random numbers
 //   for_each_row(queue, rows, width, body)              body(team, row): one team of threads works on one row
 //   reduce_rows<K>(queue, rows, columns, term, finish)  K sums over rows, for every column
+//   for_each_block(rows, columns, size, direction, work) on the CPU alone: work(b, begin, end) for every block of rows
 //
 // A team is one CPU thread or one CUDA block. Its members share the columns of a row:
 //   team.each(n, f)              f(c) for every column
@@ -28,6 +29,8 @@
 //
 // A queue that records (kernels/base/queue.h) keeps loops with their bodies. What passes memory of its own to a loop, or works
 // without one, records itself as a whole.
+
+#include <omp.h>
 
 #include <cmath>
 #include <vector>
@@ -349,6 +352,34 @@ void for_each_row(const Queue& q, std::int64_t rows, std::int64_t width, Body bo
 
 /// Rows that one CPU thread sums in order, one after another.
 inline constexpr std::int64_t row_block = 64;
+
+/// Which end of its share of rows a thread begins at. Of two passes over the same rows the second goes backwards: what the first
+/// read last is still in the thread's cache.
+enum class Direction : std::uint8_t { forwards, backwards };
+
+/// CPU only, at once even where a queue records. work(b, begin, end) for the b-th block of `size` rows, [begin, end); threads
+/// share out neighbouring blocks, the same ones in every call with the same numbers.
+template <class Work>
+void for_each_block(std::int64_t rows, std::int64_t columns, std::int64_t size, Direction direction, Work work) {
+  const std::int64_t blocks = (rows + size - 1) / size;
+#pragma omp parallel firstprivate(work) if (blocks > 1 && rows * columns > 16384)
+  {
+    const std::int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads();
+    const std::int64_t first = blocks * thread / threads, last = blocks * (thread + 1) / threads;
+    for (std::int64_t i = first; i < last; ++i) {
+      const std::int64_t b = direction == Direction::forwards ? i : first + last - 1 - i;
+      work(b, b * size, (b + 1) * size < rows ? (b + 1) * size : rows);
+    }
+  }
+}
+
+/// rows.template operator()<n>(r) for rows r … r + n - 1, in fours and then one by one: what belongs to a column is loaded, or
+/// added to, once for four rows.
+template <class Rows>
+void by_fours(std::int64_t begin, std::int64_t end, Rows rows) {
+  for (; begin + 4 <= end; begin += 4) rows.template operator()<4>(begin);
+  for (; begin < end; ++begin) rows.template operator()<1>(begin);
+}
 
 /// CPU only, at once even where a queue records: its callers record themselves. block(b, sums) fills K rows of `columns` sums
 /// (zero before) for the b-th of `blocks` blocks of rows; finish(c, totals) receives their totals over the blocks, added in

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "tests/support/kernel_checks.h"
 
 namespace lockstep {
@@ -21,10 +23,10 @@ Forward run(Device& device, const Tensor& x, const Tensor& w, const Tensor& b, f
   return f;
 }
 
-void run_backward(Device& device, View dx, View dw, View db, const Tensor& dy, const Tensor& x, const Tensor& w, const Forward& f,
-                  float epsilon, bool relu, Write write) {
-  kernels::batch_norm_backward(device.queue(), dx, dw, db, dy.view(), x.view(), relu ? f.y.view() : View{}, w.view(),
-                               f.mean.view(), f.variance.view(), x.dim(-1), epsilon, relu, write, write, write);
+void run_backward(Device& device, View dx, View dw, View db, const Tensor& dy, const Tensor& x, const Tensor& w, const Tensor& b,
+                  const Forward& f, float epsilon, bool relu, Write write) {
+  kernels::batch_norm_backward(device.queue(), dx, dw, db, dy.view(), x.view(), w.view(), relu ? b.view() : View{}, f.mean.view(),
+                               f.variance.view(), x.dim(-1), epsilon, relu, write, write, write);
 }
 
 TEST(BatchNorm, Golden) {
@@ -50,7 +52,7 @@ TEST(BatchNorm, Golden) {
       expect_gradient(
           device, x.shape(), dtype, c["dx"].values,
           [&](View dx, Write write) {
-            run_backward(device, dx, dw.view(), db.view(), dy, x, w, f, epsilon, relu, write);
+            run_backward(device, dx, dw.view(), db.view(), dy, x, w, b, f, epsilon, relu, write);
             if (write == Write::accumulate) return;
             expect_close(device, dw, c["dw"].values, dtype, "dw with dx");
             expect_close(device, db, c["db"].values, dtype, "db with dx");
@@ -58,14 +60,14 @@ TEST(BatchNorm, Golden) {
           "dx");
       expect_gradient(
           device, w.shape(), parameters, dtype, c["dw"].values,
-          [&](View out, Write write) { run_backward(device, {}, out, {}, dy, x, w, f, epsilon, relu, write); }, "dw");
+          [&](View out, Write write) { run_backward(device, {}, out, {}, dy, x, w, b, f, epsilon, relu, write); }, "dw");
       expect_gradient(
           device, w.shape(), parameters, dtype, c["db"].values,
-          [&](View out, Write write) { run_backward(device, {}, {}, out, dy, x, w, f, epsilon, relu, write); }, "db");
+          [&](View out, Write write) { run_backward(device, {}, {}, out, dy, x, w, b, f, epsilon, relu, write); }, "db");
     }
     expect_gradient(
         device, x.shape(), dtype, c["dx"].values,
-        [&](View dx, Write write) { run_backward(device, dx, {}, {}, dy, x, w, f, epsilon, relu, write); }, "dx alone");
+        [&](View dx, Write write) { run_backward(device, dx, {}, {}, dy, x, w, b, f, epsilon, relu, write); }, "dx alone");
   });
 }
 
@@ -81,7 +83,7 @@ TEST(BatchNorm, Derivatives) {
       Tensor x = make_tensor(*device, shape, in[0]), w = make_tensor(*device, {5}, in[1]), b = make_tensor(*device, {5}, in[2]);
       Tensor dy = make_tensor(*device, shape, up), dx = poisoned(*device, shape), dw = poisoned(*device, {5}),
              db = poisoned(*device, {5});
-      run_backward(*device, dx.view(), dw.view(), db.view(), dy, x, w, run(*device, x, w, b, 1e-3f, false), 1e-3f, false,
+      run_backward(*device, dx.view(), dw.view(), db.view(), dy, x, w, b, run(*device, x, w, b, 1e-3f, false), 1e-3f, false,
                    Write::overwrite);
       return Values{download(q, dx), download(q, dw), download(q, db)};
     };
@@ -124,6 +126,44 @@ TEST(BatchNorm, ManyRows) {  // enough of them to share one channel's sums among
     }
 }
 
+TEST(BatchNorm, ReluIsActiveWhereTheOutputIs) {  // backward computes again what forward cut, and must cut the same elements
+  for (auto& device : devices())
+    for (DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+      Shape shape{4003, 37};
+      auto values = random_values(count(shape), 5), up = random_values(count(shape), 6);
+      Tensor x = make_tensor(*device, shape, values, dtype), w = make_tensor(*device, {37}, random_values(37, 7), dtype),
+             b = make_tensor(*device, {37}, random_values(37, 8), dtype);
+      Forward f = run(*device, x, w, b, 1e-5f, true);
+      auto y = download(device->queue(), f.y);
+      auto cut = up;
+      for (std::size_t i = 0; i < y.size(); ++i) cut[i] = y[i] > 0 ? up[i] : 0;
+      auto backward = [&](const std::vector<float>& dy, bool relu) {
+        Values results;
+        Tensor dx = poisoned(*device, shape, dtype), dw = poisoned(*device, {37}, dtype), db = poisoned(*device, {37}, dtype);
+        run_backward(*device, dx.view(), dw.view(), db.view(), make_tensor(*device, shape, dy, dtype), x, w, b, f, 1e-5f, relu,
+                     Write::overwrite);
+        for (const Tensor& t : {dx, dw, db}) results.push_back(download(device->queue(), t));
+        return results;
+      };
+      EXPECT_EQ(backward(up, true), backward(cut, false)) << name_of(dtype);
+    }
+}
+
+TEST(BatchNorm, OneFarValueKeepsTheVariance) {  // the first rows of a block, whose mean its distances are taken from, are far off
+  for (auto& device : devices()) {
+    const std::int64_t rows = 70000;
+    auto values = random_values(rows, 9);
+    for (std::int64_t r = 0; r < 3; ++r) values[std::size_t(r)] = 3000;
+    double mean = 0, variance = 0;
+    for (float v : values) mean += double(v) / double(rows);
+    for (float v : values) variance += (double(v) - mean) * (double(v) - mean) / double(rows);
+    Tensor x = make_tensor(*device, {rows, 1}, values), w = make_tensor(*device, {1}, {1}), b = make_tensor(*device, {1}, {0});
+    Forward f = run(*device, x, w, b, 0, false);
+    EXPECT_NEAR(download(device->queue(), f.mean)[0], mean, 1e-6 * std::sqrt(variance));
+    EXPECT_NEAR(download(device->queue(), f.variance)[0] / variance, 1, 1e-5);
+  }
+}
+
 TEST(BatchNorm, WrongSizesAreNamed) {
   Device device;
   Tensor x = poisoned(device, {4, 3}), c = poisoned(device, {3}), wrong = poisoned(device, {2});
@@ -155,7 +195,7 @@ TEST(BatchNorm, ThreadsDoNotMatter) {
       expect_same_for_any_threads(
           [&] {
             Tensor outputs[] = {poisoned(device, shape, dtype), poisoned(device, {33}), poisoned(device, {33})};
-            run_backward(device, outputs[0].view(), outputs[1].view(), outputs[2].view(), dy, x, w, f, 1e-5f, true,
+            run_backward(device, outputs[0].view(), outputs[1].view(), outputs[2].view(), dy, x, w, b, f, 1e-5f, true,
                          Write::overwrite);
             return download(device.queue(), outputs[part]);
           },
