@@ -121,24 +121,15 @@ HD float normalised(float x, float mean, float scale, float shift) {
 
 template <class T, bool relu>
 struct Apply {
-  T* y;
-  const T* x;
-  const float* mean;
-  const float* scale;
-  const T* b;
-  int64_t channels;
-  HD void operator()(int64_t i, int64_t c) const {
-    float v = normalised(float(x[i]), mean[c], scale[c], float(b[c]));
-    y[i] = T(relu && v < 0 ? 0.f : v);
-  }
-  template <class Team>
-  HD void operator()(Team team, int64_t row) const {
-    team.each(channels, [first = row * channels, *this](int64_t c) { (*this)(first + c, c); });
+  HD void operator()(T& y, T x, float mean, float scale, T b) const {
+    float v = normalised(float(x), mean, scale, float(b));
+    y = T(relu && v < 0 ? 0.f : v);
   }
 };
-template <class Body>
-void for_each_element(const Queue& q, int64_t rows, int64_t channels, Body body) {
-  q.on_gpu ? for_each_row(q, rows, channels, body) : rows_cpu::each_backwards(rows, channels, body);
+/// body(elements…) of columns of memory, as for_each_in_rows.
+template <class Body, class... P>
+void for_each_element(const Queue& q, int64_t rows, int64_t channels, Body body, P... p) {
+  q.on_gpu ? for_each_in_rows(q, rows, channels, body, p...) : rows_cpu::each_backwards(rows, channels, body, p...);
 }
 
 template <class T, bool relu>
@@ -180,19 +171,21 @@ struct GradientFinish {
 };
 
 /// dx = w * rstd * (dy - mean(dy) - (x - mean) * rstd² * mean(dy * (x - mean))).
-template <class T, bool relu, bool add>
+template <class T, bool add>
 struct Gradient {
-  T* dx;
-  GradientTerm<T, relu> term;
-  const float* mean_gradient;
-  const float* slope;
-  HD void operator()(int64_t i, int64_t c) const {
-    float d = term.scale[c] * (term.upstream(i, c) - mean_gradient[c] - (float(term.x[i]) - term.mean[c]) * slope[c]);
-    dx[i] = T(add ? float(dx[i]) + d : d);
+  HD void operator()(T& dx, T dy, T x, float mean, float scale, float mean_gradient, float slope) const {
+    put(dx, float(dy), float(x) - mean, scale, mean_gradient, slope);
   }
-  template <class Team>
-  HD void operator()(Team team, int64_t row) const {
-    team.each(term.channels, [first = row * term.channels, *this](int64_t c) { (*this)(first + c, c); });
+  HD void operator()(T& dx, T dy, T x, float mean, float scale, float mean_gradient, float slope, T b) const {  // behind relu
+    float d = float(dy);
+    d = normalised(float(x), mean, scale, float(b)) > 0 ? d : 0.f;
+    put(dx, d, float(x) - mean, scale, mean_gradient, slope);
+  }
+
+ private:
+  HD static void put(T& dx, float d, float x, float scale, float mean_gradient, float slope) {
+    d = scale * (d - mean_gradient - x * slope);
+    dx = T(add ? float(dx) + d : d);
   }
 };
 
@@ -233,7 +226,8 @@ void batch_norm(const Queue& q, View y, View mean, View variance, View x, View w
       });
     }
     visit_flag(relu, [&]<bool cut>() {
-      for_each_element(q, rows, channels, Apply<T, cut>{y.as<T>(), x.as<T>(), m, scratch.scale, b.as<T>(), channels});
+      for_each_element(q, rows, channels, Apply<T, cut>{}, out(y.as<T>()), x.as<const T>(), per_column(m),
+                       per_column(scratch.scale), per_column(b.as<const T>()));
     });
   });
 }
@@ -249,8 +243,8 @@ void batch_norm_inference(const Queue& q, View y, View x, View w, View b, View m
     Scratch scratch(q, rows, channels);
     for_each(q, channels, Scale<T>{scratch.scale, variance.as<float>(), w.as<T>(), epsilon});
     visit_flag(relu, [&]<bool cut>() {
-      for_each_element(q, rows, channels,
-                       Apply<T, cut>{y.as<T>(), x.as<T>(), mean.as<float>(), scratch.scale, b.as<T>(), channels});
+      for_each_element(q, rows, channels, Apply<T, cut>{}, out(y.as<T>()), x.as<const T>(), per_column(mean.as<const float>()),
+                       per_column(scratch.scale), per_column(b.as<const T>()));
     });
   });
 }
@@ -289,9 +283,17 @@ void batch_norm_backward(const Queue& q, View dx, View dw, View db, View dy, Vie
       };
       (dw ? dw : db).dtype == dtype_of<T> ? sums.template operator()<T>() : sums.template operator()<float>();
       if (!dx) return;
-      visit_flag(write_x == Write::accumulate, [&]<bool add>() {
-        for_each_element(q, rows, channels, Gradient<T, cut, add>{dx.as<T>(), term, scratch.mean_gradient, scratch.slope});
-      });
+      auto run = [&]<bool add>(auto to) {
+        auto each = [&](auto... shift) {
+          for_each_element(q, rows, channels, Gradient<T, add>{}, to, dy.as<const T>(), x.as<const T>(), per_column(m),
+                           per_column(scratch.scale), per_column(scratch.mean_gradient), per_column(scratch.slope), shift...);
+        };
+        if constexpr (cut)
+          each(per_column(b.as<const T>()));
+        else
+          each();
+      };
+      write_x == Write::accumulate ? run.template operator()<true>(dx.as<T>()) : run.template operator()<false>(out(dx.as<T>()));
     });
   });
 }

@@ -89,14 +89,14 @@ void statistics(int64_t rows, int64_t channels, const T* x, float* sums, Finish 
   });
 }
 
-/// put(i, c) for element i of every row and its channel c; row by row from the end of a thread's share.
-template <class Put>
-void each_backwards(int64_t rows, int64_t channels, Put put) {
+/// body(elements…) of columns of memory; row by row from the end of a thread's share.
+template <class Body, class... P>
+void each_backwards(int64_t rows, int64_t channels, Body body, P... p) {
   for_each_block(rows, channels, block_rows(rows), Direction::backwards, [=](int64_t, int64_t begin, int64_t end) {
     by_fours(begin, end, [=]<int n>(int64_t r) {
 #pragma omp simd
       for (int64_t c = 0; c < channels; ++c)
-        for (int i = 0; i < n; ++i) put((r + i) * channels + c, c);
+        for (int i = 0; i < n; ++i) body(packs::at(p, (r + i) * channels + c, c)...);
     });
   });
 }

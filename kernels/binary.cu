@@ -44,22 +44,16 @@ void visit_binary(Binary op, F&& f) {
 
 template <class Op, class T>
 struct Forward {
-  T* y;
-  const T* a;
-  const T* b;
-  HD void operator()(std::int64_t i, std::int64_t j) const { y[i] = T(Op::value(float(a[i]), float(b[j]))); }
+  HD void operator()(T& y, T a, T b) const { y = T(Op::value(float(a), float(b))); }
 };
 
-template <class Op, class T>
+template <class Op, class T, bool accumulate>
 struct BackwardA {
-  T* da;
-  const T* dy;
-  const T* b;
-  bool accumulate;
-  HD void operator()(std::int64_t i, std::int64_t j) const {
-    float d = float(dy[i]) * Op::slope_a(0, Op::linear ? 0.f : float(b[j]));
-    da[i] = T(accumulate ? float(da[i]) + d : d);
-  }
+  HD void operator()(T& da, T dy) const { put(da, float(dy) * Op::slope_a(0, 0)); }  // linear
+  HD void operator()(T& da, T dy, T b) const { put(da, float(dy) * Op::slope_a(0, float(b))); }
+
+ private:
+  HD static void put(T& da, float d) { da = T(accumulate ? float(da) + d : d); }
 };
 
 /// db element by element, or as sums over rows.
@@ -82,29 +76,13 @@ struct BackwardB {
   HD void store(std::int64_t j, float d) const { db[j] = G(accumulate ? float(db[j]) + d : d); }
 };
 
-template <class Body>
-struct Same {
-  Body body;
-  HD void operator()(std::int64_t i) const { body(i, i); }
-};
-template <class Body>
-struct ByRow {
-  Body body;
-  std::int64_t columns;
-  template <class Team>
-  HD void operator()(Team team, std::int64_t row) const {
-    std::int64_t begin = row * columns;
-    team.each(columns, [&](std::int64_t c) { body(begin + c, c); });
-  }
-};
-
-/// body(i, j) for every element i of a and its partner j in b.
-template <class Body>
-void for_each_pair(const Queue& q, std::int64_t n, std::int64_t columns, Body body) {
+/// body(elements…, partner) for every element of the columns and its partner in b, which is as large or a row of them.
+template <class Body, class T, class... P>
+void for_each_pair(const Queue& q, std::int64_t n, std::int64_t columns, Body body, const T* b, P... p) {
   if (n == columns)
-    for_each(q, n, Same<Body>{body});
+    for_each(q, n, body, p..., b);
   else
-    for_each_row(q, n / columns, columns, ByRow<Body>{body, columns});
+    for_each_in_rows(q, n / columns, columns, body, p..., per_column(b));
 }
 
 void check_sizes(const char* op, std::int64_t a, std::int64_t b) {
@@ -117,7 +95,9 @@ void binary(const Queue& q, Binary op, View y, View a, View b) {
   check_sizes("binary", a.size, b.size);
   require(y.size == a.size, "binary: y has {} elements, a {}", y.size, a.size);
   visit_float(a.dtype, [&]<class T>() {
-    visit_binary(op, [&]<class Op>() { for_each_pair(q, a.size, b.size, Forward<Op, T>{y.as<T>(), a.as<T>(), b.as<T>()}); });
+    visit_binary(op, [&]<class Op>() {
+      for_each_pair(q, a.size, b.size, Forward<Op, T>{}, b.as<const T>(), out(y.as<T>()), a.as<const T>());
+    });
   });
 }
 
@@ -126,10 +106,13 @@ void binary_backward_a(const Queue& q, Binary op, View da, View dy, View, View b
   require(da.size == dy.size, "binary_backward_a: da has {} elements, dy {}", da.size, dy.size);
   visit_float(dy.dtype, [&]<class T>() {
     visit_binary(op, [&]<class Op>() {
-      // A linear op has no use for b: one loop over all.
-      if constexpr (!Op::linear) check_sizes("binary_backward_a", dy.size, b.size);
-      for_each_pair(q, dy.size, Op::linear ? dy.size : b.size,
-                    BackwardA<Op, T>{da.as<T>(), dy.as<T>(), b.as<T>(), write == Write::accumulate});
+      auto run = [&]<bool accumulate>(auto target) {
+        const BackwardA<Op, T, accumulate> body;
+        if constexpr (Op::linear) return for_each(q, dy.size, body, target, dy.as<const T>());  // b is of no use
+        check_sizes("binary_backward_a", dy.size, b.size);
+        for_each_pair(q, dy.size, b.size, body, b.as<const T>(), target, dy.as<const T>());
+      };
+      write == Write::accumulate ? run.template operator()<true>(da.as<T>()) : run.template operator()<false>(out(da.as<T>()));
     });
   });
 }

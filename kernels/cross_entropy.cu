@@ -25,8 +25,9 @@ struct Row {
   };
   template <class Team, class T>
   HD Sums sums(Team team, const T* x) const {
-    float log_total = team.log_sum_exp(columns, [&](std::int64_t c) { return float(x[c]); });
-    float logits = options.label_smoothing > 0 ? team.sum(columns, [&](std::int64_t c) { return float(x[c]); }) : 0.f;
+    auto value = [](T v) { return float(v); };
+    float log_total = team.log_sum_exp(columns, value, x);
+    float logits = options.label_smoothing > 0 ? team.sum(columns, value, x) : 0.f;
     return {log_total, logits};
   }
 
@@ -37,16 +38,24 @@ struct Row {
     return sums.log_total - (1 - smoothing) * at_target - smoothing * (sums.logits / float(columns));
   }
 
-  /// put(c, seed * (softmax(x)[c] - target[c])) for every column.
-  template <class Team, class T, class Put>
-  HD void gradient(Team team, const T* x, float log_total, float seed, Put put) const {
-    float factor = out_of_range() ? not_a_number() : seed;
-    float spread = options.label_smoothing / float(columns), peak = 1 - options.label_smoothing;
-    std::int32_t at = target;
-    team.each(columns, [&](std::int64_t c) {
+  /// to (+)= seed * (softmax(x) - target), from the logits x; zero where the row is ignored. `to` may be x.
+  template <bool accumulate, class Team, class T, class To>
+  HD void gradient(Team team, To to, const T* x, float log_total, float seed) const {
+    if (ignored()) {
+      if constexpr (!accumulate)
+        team.each(
+            columns, [](T& d) { d = T(0.f); }, to);
+      return;
+    }
+    const float factor = out_of_range() ? not_a_number() : seed;
+    const float spread = options.label_smoothing / float(columns), peak = 1 - options.label_smoothing;
+    const std::int32_t at = target;
+    auto put = [=](std::int64_t c, T& d, T v) {
       float wanted = std::int32_t(c) == at ? peak + spread : spread;
-      put(c, factor * (math::exp_nonpositive(float(x[c]) - log_total) - wanted));
-    });
+      float value = factor * (math::exp_nonpositive(float(v) - log_total) - wanted);
+      d = T(accumulate ? float(d) + value : value);
+    };
+    team.each_at(columns, put, to, x);
   }
 };
 
@@ -85,16 +94,16 @@ struct Backward {
     const T* x = logits + r * columns;
     T* dx = dlogits + r * columns;
     Row row{targets[r], columns, options};
-    if (row.ignored()) {
-      if (!accumulate) team.each(columns, [&](std::int64_t c) { dx[c] = T(0.f); });
-      return;
-    }
-    row.gradient(team, x, log_sum[r], seed[0], [&](std::int64_t c, float d) { dx[c] = T(accumulate ? float(dx[c]) + d : d); });
+    if constexpr (accumulate)
+      row.template gradient<true>(team, dx, x, log_sum[r], seed[0]);
+    else
+      row.template gradient<false>(team, out(dx), x, log_sum[r], seed[0]);
   }
 };
 
 template <class T>
 struct InPlace {
+  using ReadsRowsAgain = void;
   float* row_loss;
   T* logits;
   const float* seed;
@@ -108,23 +117,19 @@ struct InPlace {
     Row row{targets[r], columns, options};
     // Every member reads it before the sums, behind which the first of them overwrites it.
     float at_target = row.out_of_range() ? 0.f : float(x[row.target]);
-    Row::Sums sums = row.sums(team, x);
+    Row::Sums sums = row.sums(team, static_cast<const T*>(x));
     if (team.first()) row_loss[r] = row.loss(sums, at_target);
-    if (row.ignored())
-      team.each(columns, [&](std::int64_t c) { x[c] = T(0.f); });
-    else
-      row.gradient(team, x, sums.log_total, seed[0], [&](std::int64_t c, float d) { x[c] = T(d); });
+    row.template gradient<false>(team, out(x), static_cast<const T*>(x), sums.log_total, seed[0]);
   }
 };
 
 template <class T>
 struct Reseed {
-  T* dlogits;
   const float* seed;
   const float* used;
-  HD void operator()(std::int64_t i) const {
+  HD void operator()(T& d) const {
     float factor = used[0] == 0 ? 0.f : seed[0] / used[0];
-    dlogits[i] = T(float(dlogits[i]) * factor);
+    d = T(float(d) * factor);
   }
 };
 
@@ -178,7 +183,7 @@ void cross_entropy_in_place(const Queue& q, View row_loss, View logits, View see
 void cross_entropy_reseed(const Queue& q, View dlogits, View seed, View used) {
   require(seed.size == 1 && used.size == 1, "cross_entropy_reseed: {} and {} seeds", seed.size, used.size);
   visit_float(dlogits.dtype, [&]<class T>() {
-    for_each(q, dlogits.size, Reseed<T>{dlogits.as<T>(), seed.as<float>(), used.as<float>()});
+    for_each(q, dlogits.size, Reseed<T>{seed.as<float>(), used.as<float>()}, dlogits.as<T>());
   });
 }
 

@@ -5,50 +5,34 @@
 namespace lockstep::kernels {
 namespace {
 
-/// Forward and gradient are the same product with keep / (1 - p).
+/// Forward and gradient are the same product with keep / (1 - p), in blocks of elements that count in the unsharded tensor from
+/// `first` on. A GPU reads the step's number when it runs.
 template <class T, bool accumulate>
 struct Mask {
+  static constexpr std::int64_t block = 4096;
   T* y;
   const T* x;
+  std::int64_t size;
   float p, factor;
   RandomKey key;
   std::int64_t first;
 
-  /// `i` counts in the unsharded tensor. What is dropped is zero even where x is not finite.
-  HD void write(std::int64_t i, std::uint32_t word) const {
-    std::int64_t at = i - first;
-    float kept = float(x[at]) * factor;
-    float v = to_uniform(word) >= p ? kept : 0.f;
-    y[at] = T(accumulate ? float(y[at]) + v : v);
-  }
-  HD void group(std::int64_t g) const {
-    Random4 r = random_words(key, std::uint64_t(g));
-    write(4 * g, r.x);
-    write(4 * g + 1, r.y);
-    write(4 * g + 2, r.z);
-    write(4 * g + 3, r.w);
-  }
-  HD void element(std::int64_t i) const { write(i, random_word(key, std::uint64_t(i))); }
-};
-
-/// A GPU reads the step's number when it runs.
-template <class Body>
-struct AtRun {
-  Body body;
-  HD void group(std::int64_t g) const { settled().group(g); }
-  HD void element(std::int64_t i) const { settled().element(i); }
-  HD Body settled() const {
-    Body now = body;
-    now.key = body.key.settled();
-    return now;
+  template <class Team>
+  HD void operator()(Team team, std::int64_t b) const {
+    const std::int64_t begin = b * block, count = size - begin < block ? size - begin : block;
+    const RandomKey settled = key.settled();
+    auto draw = [settled](std::int64_t four) { return random_words(settled, std::uint64_t(four)); };
+    auto put = [dropped = p, factor = factor](std::uint32_t word, T& to, T from) {
+      const float kept = float(from) * factor;
+      const float v = to_uniform(word) >= dropped ? kept : 0.f;  // zero even where x is not finite
+      to = T(accumulate ? float(to) + v : v);
+    };
+    if constexpr (accumulate)
+      team.each_word(count, first + begin, draw, put, y + begin, x + begin);
+    else
+      team.each_word(count, first + begin, draw, put, out(y + begin), x + begin);
   }
 };
-
-template <class Body>
-void for_each_word(const Queue& q, std::int64_t first, std::int64_t n, const Body& body) {
-  AtRun<Body> later{body};
-  q.on_gpu ? for_each_group(q, first, n, later) : for_each_group(q, first, n, later.settled());
-}
 
 void mask(const char* op, const Queue& q, View y, View x, float p, RandomKey key, Write write, std::int64_t first) {
   if (q.recording) return q.recording->add([=](const Queue& then) { mask(op, then, y, x, p, key, write, first); });
@@ -56,10 +40,12 @@ void mask(const char* op, const Queue& q, View y, View x, float p, RandomKey key
   require(p >= 0 && p <= 1 && first >= 0, "{}: the probability is {}, the first element {}", op, p, first);
   float factor = p < 1 ? 1 / (1 - p) : 0;
   visit_float(x.dtype, [&]<class T>() {
-    if (write == Write::accumulate)
-      for_each_word(q, first, x.size, Mask<T, true>{y.as<T>(), x.as<T>(), p, factor, key, first});
-    else
-      for_each_word(q, first, x.size, Mask<T, false>{y.as<T>(), x.as<T>(), p, factor, key, first});
+    auto run = [&]<bool accumulate>() {
+      using Body = Mask<T, accumulate>;
+      for_each_row(q, (x.size + Body::block - 1) / Body::block, Body::block,
+                   Body{y.as<T>(), x.as<T>(), x.size, p, factor, key, first});
+    };
+    write == Write::accumulate ? run.template operator()<true>() : run.template operator()<false>();
   });
 }
 

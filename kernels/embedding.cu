@@ -17,16 +17,20 @@ struct Forward {
   std::int64_t rows, length, columns;
   template <class Team>
   HD void operator()(Team team, std::int64_t i) const {
-    T* out = y + i * columns;
+    T* to = y + i * columns;
     std::int64_t token = tokens[i];
     if (token < 0 || token >= rows) {
-      team.each(columns, [&](std::int64_t c) { out[c] = T(std::bit_cast<float>(0x7fc00000)); });
+      team.each(
+          columns, [](T& v) { v = T(std::bit_cast<float>(0x7fc00000)); }, out(to));
       return;
     }
     const T* from = table + token * columns;
-    if (!positions) return team.each(columns, [&](std::int64_t c) { out[c] = from[c]; });
+    if (!positions)
+      return team.each(
+          columns, [](T& v, T a) { v = a; }, out(to), from);
     const T* plus = positions + i % length * columns;
-    team.each(columns, [&](std::int64_t c) { out[c] = T(float(from[c]) + float(plus[c])); });
+    team.each(
+        columns, [](T& v, T a, T b) { v = T(float(a) + float(b)); }, out(to), from, plus);
   }
 };
 

@@ -41,35 +41,27 @@ HD To converted(From x) {
 
 template <class To, class From>
 struct Cast {
-  To* y;
-  const From* x;
-  HD void operator()(std::int64_t i) const { y[i] = converted<To>(x[i]); }
+  HD void operator()(To& y, From x) const { y = converted<To>(x); }
 };
 
 template <class T>
 struct Fill {
-  T* y;
   T value;
-  HD void operator()(std::int64_t i) const { y[i] = value; }
+  HD void operator()(T& y) const { y = value; }
 };
 
 template <class To, class From, bool accumulate>
 struct Scale {
-  To* y;
-  const From* x;
   float factor;
-  HD void operator()(std::int64_t i) const {
-    float v = float(x[i]) * factor;
-    y[i] = To(accumulate ? float(y[i]) + v : v);
+  HD void operator()(To& y, From x) const {
+    float v = float(x) * factor;
+    y = To(accumulate ? float(y) + v : v);
   }
 };
 
 template <class To, class A, class B>
 struct Add {
-  To* y;
-  const A* a;
-  const B* b;
-  HD void operator()(std::int64_t i) const { y[i] = To(float(a[i]) + float(b[i])); }
+  HD void operator()(To& y, A a, B b) const { y = To(float(a) + float(b)); }
 };
 
 /// A few words that travel as the arguments of a launch.
@@ -124,13 +116,13 @@ void cast(const Queue& q, View y, View x) {
   if (y.dtype == x.dtype) return copy(q, y, x);
   visit_any(y.dtype, [&]<class To>() {
     visit_any(x.dtype, [&]<class From>() {
-      if constexpr (!std::is_same_v<To, From>) for_each(q, x.size, Cast<To, From>{y.as<To>(), x.as<From>()});
+      if constexpr (!std::is_same_v<To, From>) for_each(q, x.size, Cast<To, From>{}, out(y.as<To>()), x.as<const From>());
     });
   });
 }
 
 void fill(const Queue& q, View y, float value) {
-  visit_any(y.dtype, [&]<class T>() { for_each(q, y.size, Fill<T>{y.as<T>(), converted<T>(value)}); });
+  visit_any(y.dtype, [&]<class T>() { for_each(q, y.size, Fill<T>{converted<T>(value)}, out(y.as<T>())); });
 }
 
 void scale(const Queue& q, View y, View x, float factor, Write write) {
@@ -138,9 +130,9 @@ void scale(const Queue& q, View y, View x, float factor, Write write) {
   visit_float(y.dtype, [&]<class To>() {
     visit_float(x.dtype, [&]<class From>() {
       if (write == Write::accumulate)
-        for_each(q, x.size, Scale<To, From, true>{y.as<To>(), x.as<From>(), factor});
+        for_each(q, x.size, Scale<To, From, true>{factor}, y.as<To>(), x.as<const From>());
       else
-        for_each(q, x.size, Scale<To, From, false>{y.as<To>(), x.as<From>(), factor});
+        for_each(q, x.size, Scale<To, From, false>{factor}, out(y.as<To>()), x.as<const From>());
     });
   });
 }
@@ -149,7 +141,8 @@ void add(const Queue& q, View y, View a, View b) {
   require(y.size == a.size && y.size == b.size, "add: y has {} elements, a {}, b {}", y.size, a.size, b.size);
   visit_float(y.dtype, [&]<class To>() {
     visit_float(a.dtype, [&]<class A>() {
-      visit_float(b.dtype, [&]<class B>() { for_each(q, y.size, Add<To, A, B>{y.as<To>(), a.as<A>(), b.as<B>()}); });
+      visit_float(b.dtype,
+                  [&]<class B>() { for_each(q, y.size, Add<To, A, B>{}, out(y.as<To>()), a.as<const A>(), b.as<const B>()); });
     });
   });
 }

@@ -1,6 +1,7 @@
 #include "kernels/norm.h"
 
 #include "kernels/base/launch.h"
+#include "kernels/vendor.h"
 
 namespace lockstep::kernels {
 namespace {
@@ -21,23 +22,28 @@ struct Forward {
   template <class Team>
   HD void operator()(Team team, std::int64_t row) const {
     const T* in = x + row * columns;
-    T* out = y + row * columns;
+    T* to = y + row * columns;
     if (residual) {
-      const T* added = residual + row * columns;
       T* sum = s + row * columns;
-      team.each(columns, [&](std::int64_t c) { sum[c] = T(float(in[c]) + float(added[c])); });
+      team.each(
+          columns, [](T& both, T a, T b) { both = T(float(a) + float(b)); }, out(sum), in, residual + row * columns);
       in = sum;
     }
-    float m = layer ? team.sum(columns, [&](std::int64_t c) { return float(in[c]); }) / float(columns) : 0.f;
-    float squares = team.sum(columns, [&](std::int64_t c) {
-      float d = float(in[c]) - m;
+    const float m = layer ? team.sum(
+                                columns, [](T v) { return float(v); }, in) /
+                                float(columns)
+                          : 0.f;
+    auto square = [m](T v) {
+      float d = float(v) - m;
       return d * d;
-    });
-    float r = 1 / std::sqrt(squares / float(columns) + epsilon);
+    };
+    const float r = 1 / std::sqrt(team.sum(columns, square, in) / float(columns) + epsilon);
     if (b)
-      team.each(columns, [&](std::int64_t c) { out[c] = T((float(in[c]) - m) * r * float(w[c]) + float(b[c])); });
+      team.each(
+          columns, [m, r](T& y, T v, T w, T b) { y = T((float(v) - m) * r * float(w) + float(b)); }, out(to), in, w, b);
     else
-      team.each(columns, [&](std::int64_t c) { out[c] = T((float(in[c]) - m) * r * float(w[c])); });
+      team.each(
+          columns, [m, r](T& y, T v, T w) { y = T((float(v) - m) * r * float(w)); }, out(to), in, w);
     if (!team.first()) return;
     if (layer) mean[row] = m;
     rstd[row] = r;
@@ -46,7 +52,7 @@ struct Forward {
 
 /// With n = (x - mean) * rstd and g = dy * w: dx = rstd * (g - mean(g) - n * mean(g * n)), without mean(g) for rms;
 /// dw = sum of dy * n and db = sum of dy over rows.
-template <class T, bool layer>
+template <class T, bool layer, bool accumulate>
 struct Backward {
   T* dx;
   const T* dy;
@@ -55,43 +61,65 @@ struct Backward {
   const float* mean;
   const float* rstd;
   std::int64_t columns;
-  bool accumulate;
 
-  HD float mean_of(std::int64_t row) const { return layer ? mean[row] : 0.f; }
-
-  /// dx of one row; visit(c, dy, n) meets every element on the way.
-  template <class Team, class Visit>
-  HD void row(Team team, std::int64_t row, Visit visit) const {
+  /// dx of one row alone.
+  template <class Team>
+  HD void operator()(Team team, std::int64_t row) const {
+    const Gradient gradient = of(team, row);
+    team.each(
+        columns, [gradient](T& to, T d, T v, T scale) { gradient.put(to, float(d), gradient.normed(v), scale); }, target(row),
+        dy + row * columns, x + row * columns, w);
+  }
+  /// And its terms of dw and db; or these alone.
+  template <class Team>
+  HD void operator()(Team team, std::int64_t row, ColumnSums sums) const {
     const T* up = dy + row * columns;
     const T* in = x + row * columns;
-    const T* scale = w;
-    float m = mean_of(row), r = rstd[row];
-    if (!dx) return team.each(columns, [&](std::int64_t c) { visit(c, float(up[c]), (float(in[c]) - m) * r); });
-    auto means = team.template sums<2>(columns, [&](std::int64_t c) {
-      float g = float(up[c]) * float(scale[c]), n = (float(in[c]) - m) * r;
-      return Sums<2>{{g, g * n}};
-    });
-    float g_mean = layer ? means[0] / float(columns) : 0.f, gn_mean = means[1] / float(columns);
-    T* out = dx + row * columns;
-    auto gradient = [&](std::int64_t c) {
-      float d = float(up[c]), n = (float(in[c]) - m) * r;
-      visit(c, d, n);
-      return r * (d * float(scale[c]) - g_mean - n * gn_mean);
+    if (!dx) {
+      const Gradient gradient = start(row);
+      auto add = [gradient](T d, T v, float& to_w, float& to_b) {
+        to_w += float(d) * gradient.normed(v);
+        to_b += float(d);
+      };
+      return team.each(columns, add, up, in, sums[0], sums[1]);
+    }
+    const Gradient gradient = of(team, row);
+    auto all = [gradient](T& to, T d, T v, T scale, float& to_w, float& to_b) {
+      float n = gradient.normed(v);
+      to_w += float(d) * n;
+      to_b += float(d);
+      gradient.put(to, float(d), n, scale);
     };
-    if (accumulate)
-      team.each(columns, [&](std::int64_t c) { out[c] = T(float(out[c]) + gradient(c)); });
-    else
-      team.each(columns, [&](std::int64_t c) { out[c] = T(gradient(c)); });
+    team.each(columns, all, target(row), up, in, w, sums[0], sums[1]);
   }
 
+ private:
+  struct Gradient {
+    float mean, rstd, g_mean, gn_mean;
+    HD float normed(T x) const { return (float(x) - mean) * rstd; }
+    HD void put(T& dx, float d, float n, T w) const {
+      float value = rstd * (d * float(w) - g_mean - n * gn_mean);
+      dx = T(accumulate ? float(dx) + value : value);
+    }
+  };
+  HD Gradient start(std::int64_t row) const { return {layer ? mean[row] : 0.f, rstd[row], 0, 0}; }
   template <class Team>
-  HD void operator()(Team team, std::int64_t r) const {
-    row(team, r, [](std::int64_t, float, float) {});
+  HD Gradient of(Team team, std::int64_t row) const {
+    Gradient gradient = start(row);
+    auto terms = [gradient](T d, T v, T scale) {
+      float g = float(d) * float(scale);
+      return Sums<2>{{g, g * gradient.normed(v)}};
+    };
+    auto means = team.template sums<2>(columns, terms, dy + row * columns, x + row * columns, w);
+    gradient.g_mean = layer ? means[0] / float(columns) : 0.f;
+    gradient.gn_mean = means[1] / float(columns);
+    return gradient;
   }
-  /// The terms of dw and db.
-  HD Sums<2> operator()(std::int64_t row, std::int64_t c) const {
-    float d = float(dy[row * columns + c]);
-    return {{d * (float(x[row * columns + c]) - mean_of(row)) * rstd[row], d}};
+  HD auto target(std::int64_t row) const {
+    if constexpr (accumulate)
+      return dx + row * columns;
+    else
+      return out(dx + row * columns);
   }
 };
 
@@ -105,23 +133,6 @@ struct Finish {
     if (db) db[c] = W(add_b ? float(db[c]) + total[1] : total[1]);
   }
 };
-
-/// The CPU's backward: dx and the sums for dw and db of a block of rows while they are in the cache.
-template <class T, bool layer, class End>
-void sweep(std::int64_t rows, Backward<T, layer> backward, End finish) {
-  std::int64_t columns = backward.columns;
-  auto block = [=](std::int64_t b, float* sums) {
-    std::int64_t end = (b + 1) * row_block < rows ? (b + 1) * row_block : rows;
-    float* dw = sums;
-    float* db = sums + columns;
-    for (std::int64_t r = b * row_block; r < end; ++r)
-      backward.row(SerialTeam{}, r, [=](std::int64_t c, float d, float n) {
-        dw[c] += d * n;
-        db[c] += d;
-      });
-  };
-  reduce_blocks<2>((rows + row_block - 1) / row_block, columns, rows, block, finish);
-}
 
 template <class F>
 void visit_norm(Norm kind, F&& f) {
@@ -160,24 +171,20 @@ void norm_backward(const Queue& q, Norm kind, View dx, View dw, View db, View dy
   require(!dx || dx.size == x.size, "norm_backward: dx has {} elements instead of {}", dx.size, x.size);
   require((!dw || dw.size == columns) && (!db || db.size == columns), "norm_backward: dw and db need {} elements", columns);
   require(rstd.size == rows && (kind == Norm::rms || mean.size == rows), "norm_backward: mean and rstd need {} elements", rows);
+  float* partials = q.on_gpu && (dw || db) ? workspace(q, SweepShares(rows, columns).floats(2)) : nullptr;
   visit_float(x.dtype, [&]<class T>() {
     visit_norm(kind, [&]<bool layer>() {
-      Backward<T, layer> backward{dx.as<T>(),       dy.as<T>(),       x.as<T>(), w.as<T>(),
-                                  mean.as<float>(), rstd.as<float>(), columns,   write_x == Write::accumulate};
-      if (!dw && !db) {
-        if (dx) for_each_row(q, rows, columns, backward);
-        return;
-      }
-      auto sums = [&]<class W>() {
-        Finish<W> finish{dw.as<W>(), db.as<W>(), write_w == Write::accumulate, write_b == Write::accumulate};
-        if (!q.on_gpu) return sweep(rows, backward, finish);
-        if (dx) for_each_row(q, rows, columns, backward);
-        reduce_rows<2>(q, rows, columns, backward, finish);
+      auto run = [&]<bool accumulate>() {
+        const Backward<T, layer, accumulate> backward{dx.as<T>(),       dy.as<T>(),       x.as<T>(), w.as<T>(),
+                                                      mean.as<float>(), rstd.as<float>(), columns};
+        auto sums = [&]<class W>() {
+          sweep_rows<2>(q, rows, columns, partials, backward,
+                        Finish<W>{dw.as<W>(), db.as<W>(), write_w == Write::accumulate, write_b == Write::accumulate});
+        };
+        if (!dw && !db) return dx ? for_each_row(q, rows, columns, backward) : void();
+        (dw ? dw : db).dtype == dtype_of<T> ? sums.template operator()<T>() : sums.template operator()<float>();
       };
-      if ((dw ? dw : db).dtype == dtype_of<T>)
-        sums.template operator()<T>();
-      else
-        sums.template operator()<float>();
+      write_x == Write::accumulate ? run.template operator()<true>() : run.template operator()<false>();
     });
   });
 }

@@ -18,7 +18,7 @@ void norm(const Queue&, Norm, View y, View s, View mean, View rstd, View x, View
 
 /// dx (+)= gradient through the norm, where x is what was normalised (s when there was a residual).
 /// dw, db (+)= gradients of the scale and shift, summed over rows in blocks of fixed size (db may be absent; both may be f32
-/// while the rest has 16 bits). Each of dx, dw may be absent.
+/// while the rest has 16 bits). Each of dx, dw may be absent. One pass over x and dy on either device.
 void norm_backward(const Queue&, Norm, View dx, View dw, View db, View dy, View x, View w, View mean, View rstd,
                    std::int64_t columns, Write write_x, Write write_w, Write write_b);
 

@@ -17,21 +17,15 @@ struct BinaryCrossEntropy {
 
 template <class Loss>
 struct Forward {
-  float* loss;
-  const float* x;
-  const float* target;
-  HD void operator()(std::int64_t i) const { loss[i] = Loss::value(x[i], target[i]); }
+  HD void operator()(float& loss, float x, float target) const { loss = Loss::value(x, target); }
 };
 template <class Loss>
 struct Backward {
-  float* dx;
   const float* seed;
-  const float* x;
-  const float* target;
   float keep;
-  HD void operator()(std::int64_t i) const {
-    float d = seed[0] * Loss::slope(x[i], target[i]);
-    dx[i] = keep != 0 ? dx[i] + d : d;
+  HD void operator()(float& dx, float x, float target) const {
+    float d = seed[0] * Loss::slope(x, target);
+    dx = keep != 0 ? dx + d : d;
   }
 };
 
@@ -47,14 +41,15 @@ void visit(PointwiseLoss loss, F&& f) {
 
 void pointwise_loss(const Queue& q, PointwiseLoss kind, View loss, View x, View target) {
   require(loss.size == x.size && target.size == x.size, "loss: {} predictions and {} targets", x.size, target.size);
-  visit(kind, [&]<class L>() { for_each(q, x.size, Forward<L>{loss.as<float>(), x.as<float>(), target.as<float>()}); });
+  visit(kind, [&]<class L>() {
+    for_each(q, x.size, Forward<L>{}, out(loss.as<float>()), x.as<const float>(), target.as<const float>());
+  });
 }
 
 void pointwise_loss_backward(const Queue& q, PointwiseLoss kind, View dx, View seed, View x, View target, Write write) {
   visit(kind, [&]<class L>() {
-    for_each(
-        q, x.size,
-        Backward<L>{dx.as<float>(), seed.as<float>(), x.as<float>(), target.as<float>(), write == Write::accumulate ? 1.f : 0.f});
+    for_each(q, x.size, Backward<L>{seed.as<float>(), write == Write::accumulate ? 1.f : 0.f}, dx.as<float>(),
+             x.as<const float>(), target.as<const float>());
   });
 }
 

@@ -14,10 +14,11 @@ struct Columns {
   template <class Team>
   HD void operator()(Team team, std::int64_t row) const {
     const T* in = x + row * columns;
-    float total = team.sum(columns, [&](std::int64_t c) { return float(in[c]); });
+    auto value = [](T v) { return float(v); };
+    float total = team.sum(columns, value, in);
     if (kind == Reduction::max) {
       // The sum is NaN where an element is, or where infinities cancel: only then look closer.
-      float most = team.max(columns, [&](std::int64_t c) { return float(in[c]); });
+      float most = team.max(columns, value, in);
       bool nan =
           total != total && team.first_where(columns, [&](std::int64_t c) { return float(in[c]) != float(in[c]); }) < columns;
       total = nan ? total : most;
@@ -75,7 +76,8 @@ struct BlockSum {
   HD float operator()(Team team, std::int64_t b) const {
     const T* in = x + b * block;
     std::int64_t n = size - b * block < block ? size - b * block : block;
-    return team.sum(n, [&](std::int64_t c) { return float(in[c]); });
+    return team.sum(
+        n, [](T v) { return float(v); }, in);
   }
 };
 template <class T>
@@ -111,7 +113,8 @@ struct ArgMax {
   template <class Team>
   HD void operator()(Team team, std::int64_t row) const {
     const T* in = x + row * columns;
-    float most = team.max(columns, [&](std::int64_t c) { return float(in[c]); });
+    float most = team.max(
+        columns, [](T v) { return float(v); }, in);
     std::int64_t at = team.first_where(columns, [&](std::int64_t c) { return float(in[c]) == most; });
     if (team.first()) index[row] = at < columns ? std::int32_t(at) : -1;
   }

@@ -16,15 +16,19 @@ struct Forward {
   template <class Team>
   HD void operator()(Team team, std::int64_t row) const {
     const T* in = x + row * columns;
-    T* out = y + row * columns;
-    float most = team.max(columns, [&](std::int64_t c) { return float(in[c]); });
-    auto power = [&](std::int64_t c) { return math::exp_nonpositive(float(in[c]) - most); };
+    T* to = y + row * columns;
+    float most = team.max(
+        columns, [](T v) { return float(v); }, in);
+    auto power = [most](T v) { return math::exp_nonpositive(float(v) - most); };
     if constexpr (std::is_same_v<T, float>) {
-      float inverse = 1 / team.sum(columns, [&](std::int64_t c) { return out[c] = power(c); });
-      team.each(columns, [&](std::int64_t c) { out[c] *= inverse; });
+      float inverse = 1 / team.sum(
+                              columns, [=](float& y, float v) { return y = power(v); }, out(to), in);
+      team.each(
+          columns, [inverse](float& y) { y *= inverse; }, to);
     } else {  // powers would be rounded twice: they are computed again
-      float inverse = 1 / team.sum(columns, power);
-      team.each(columns, [&](std::int64_t c) { out[c] = T(power(c) * inverse); });
+      float inverse = 1 / team.sum(columns, power, in);
+      team.each(
+          columns, [=](T& y, T v) { y = T(power(v) * inverse); }, out(to), in);
     }
   }
 };
@@ -39,12 +43,16 @@ struct Backward {
   HD void operator()(Team team, std::int64_t row) const {
     const T* up = dy + row * columns;
     const T* p = y + row * columns;
-    T* out = dx + row * columns;
-    float dot = team.sum(columns, [&](std::int64_t c) { return float(up[c]) * float(p[c]); });
-    team.each(columns, [&](std::int64_t c) {
-      float d = float(p[c]) * (float(up[c]) - dot);
-      out[c] = T(accumulate ? float(out[c]) + d : d);
-    });
+    float dot = team.sum(
+        columns, [](T d, T v) { return float(d) * float(v); }, up, p);
+    auto gradient = [dot](T& to, T d, T v) {
+      float g = float(v) * (float(d) - dot);
+      to = T(accumulate ? float(to) + g : g);
+    };
+    if constexpr (accumulate)
+      team.each(columns, gradient, dx + row * columns, up, p);
+    else
+      team.each(columns, gradient, out(dx + row * columns), up, p);
   }
 };
 

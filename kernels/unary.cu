@@ -7,20 +7,14 @@ namespace {
 
 template <class Op, class T>
 struct Forward {
-  T* y;
-  const T* x;
-  HD void operator()(std::int64_t i) const { y[i] = T(Op::value(float(x[i]))); }
+  HD void operator()(T& y, T x) const { y = T(Op::value(float(x))); }
 };
 
 template <class Op, class T, bool add>
 struct Backward {
-  T* dx;
-  const T* dy;
-  const T* x;
-  const T* y;
-  HD void operator()(std::int64_t i) const {
-    float d = float(dy[i]) * Op::slope(float(x[i]), float(y[i]));
-    dx[i] = T(add ? float(dx[i]) + d : d);
+  HD void operator()(T& dx, T dy, T x, T y) const {
+    float d = float(dy) * Op::slope(float(x), float(y));
+    dx = T(add ? float(dx) + d : d);
   }
 };
 
@@ -29,7 +23,7 @@ struct Backward {
 void unary(const Queue& q, Unary op, View y, View x) {
   require(y.size == x.size, "unary: y has {} elements, x {}", y.size, x.size);
   visit_float(x.dtype, [&]<class T>() {
-    visit_unary(op, [&]<class Op>() { for_each(q, x.size, Forward<Op, T>{y.as<T>(), x.as<T>()}); });
+    visit_unary(op, [&]<class Op>() { for_each(q, x.size, Forward<Op, T>{}, out(y.as<T>()), x.as<const T>()); });
   });
 }
 
@@ -39,9 +33,9 @@ void unary_backward(const Queue& q, Unary op, View dx, View dy, View x, View y, 
   visit_float(x.dtype, [&]<class T>() {
     visit_unary(op, [&]<class Op>() {
       if (write == Write::accumulate)
-        for_each(q, x.size, Backward<Op, T, true>{dx.as<T>(), dy.as<T>(), x.as<T>(), y.as<T>()});
+        for_each(q, x.size, Backward<Op, T, true>{}, dx.as<T>(), dy.as<const T>(), x.as<const T>(), y.as<const T>());
       else
-        for_each(q, x.size, Backward<Op, T, false>{dx.as<T>(), dy.as<T>(), x.as<T>(), y.as<T>()});
+        for_each(q, x.size, Backward<Op, T, false>{}, out(dx.as<T>()), dy.as<const T>(), x.as<const T>(), y.as<const T>());
     });
   });
 }

@@ -84,16 +84,19 @@ template <class W>
 struct Mastered {
   W* weights;
   float* masters;
-  /// Makes weights begin … begin + size - 1 of `segment` anew: w = next(c, w) with c = 0 … size - 1.
-  template <class Team, class Next>
-  HD void update(Team team, const Segment&, const float*, std::int64_t begin, std::int64_t size, Next next) const {
-    W* w = weights + begin;
-    float* master = masters + begin;
-    team.each(size, [&](std::int64_t c) {
-      const float value = next(c, master[c]);
-      master[c] = value;
-      if constexpr (!std::is_same_v<W, float>) w[c] = W(value);
-    });
+  /// Makes weights begin … begin + size - 1 of `segment` anew: w = next(w, elements…) with those of the columns of memory.
+  template <class Team, class Next, class... P>
+  HD void update(Team team, const Segment&, const float*, std::int64_t begin, std::int64_t size, Next next, P... p) const {
+    if constexpr (std::is_same_v<W, float>) {
+      team.each(
+          size, [next](float& w, auto&... at) { w = next(w, at...); }, masters + begin, p...);
+    } else {
+      auto both = [next](W& w, float& master, auto&... at) {
+        master = next(master, at...);
+        w = W(master);
+      };
+      team.each(size, both, out(weights + begin), masters + begin, p...);
+    }
   }
 };
 
@@ -112,14 +115,14 @@ template <class W>
 struct Masterless {
   W* weights;
   std::uint64_t seed;
-  template <class Team, class Next>
-  HD void update(Team team, const Segment& segment, const float* scalars, std::int64_t begin, std::int64_t size,
-                 Next next) const {
+  template <class Team, class Next, class... P>
+  HD void update(Team team, const Segment& segment, const float* scalars, std::int64_t begin, std::int64_t size, Next next,
+                 P... p) const {
     const RandomKey key{.seed = seed, .step = std::uint64_t(value_of(scalars, Scalar::step)), .site = segment.site};
-    W* w = weights + begin;
     team.each_word(
         size, segment.element + begin - segment.begin, [&](std::int64_t b) { return random_words(key, std::uint64_t(b)); },
-        [&](std::int64_t c, std::uint32_t word) { w[c] = rounded_at_random<W>(next(c, float(w[c])), word); });
+        [next](std::uint32_t word, W& w, auto&... at) { w = rounded_at_random<W>(next(float(w), at...), word); }, weights + begin,
+        p...);
   }
 };
 
@@ -138,17 +141,16 @@ struct Sgd {
     bool first = value_of(scalars, Scalar::first) != 0;
     float keep = first ? 0.f : settings.momentum, take = first ? 1.f : 1 - settings.dampening;
     float ahead = settings.nesterov ? settings.momentum : 1.f, now = settings.nesterov ? 1.f : 0.f;
-    float* v_of = has_velocity ? velocity + (begin - segment.moments_begin) : nullptr;
-    const G* gradient = gradients + begin;
-    weights.update(team, segment, scalars, begin, size, [&](std::int64_t c, float w) {
-      float g = float(gradient[c]) * scale + decay * w;
-      if constexpr (has_velocity) {
-        float v = keep * v_of[c] + take * g;
-        v_of[c] = v;
-        g = now * g + ahead * v;
-      }
-      return w - rate * g;
-    });
+    auto step = [=](float w, G gradient, float& v) {
+      float g = float(gradient) * scale + decay * w;
+      v = keep * v + take * g;
+      return w - rate * (now * g + ahead * v);
+    };
+    auto plain = [=](float w, G gradient) { return w - rate * (float(gradient) * scale + decay * w); };
+    if constexpr (has_velocity)
+      weights.update(team, segment, scalars, begin, size, step, gradients + begin, velocity + (begin - segment.moments_begin));
+    else
+      weights.update(team, segment, scalars, begin, size, plain, gradients + begin);
   }
 };
 
@@ -169,16 +171,14 @@ struct AdamW {
     float beta1 = settings.beta1, beta2 = settings.beta2, epsilon = settings.epsilon;
     float step = rate / value_of(scalars, Scalar::correction1);
     float root = 1 / std::sqrt(value_of(scalars, Scalar::correction2));
-    float *m_of = m + (begin - segment.moments_begin), *v_of = v + (begin - segment.moments_begin);
-    const G* gradient = gradients + begin;
-    weights.update(team, segment, scalars, begin, size, [&](std::int64_t c, float w) {
-      float g = float(gradient[c]) * scale;
-      float mi = beta1 * m_of[c] + (1 - beta1) * g;
-      float vi = beta2 * v_of[c] + (1 - beta2) * g * g;
-      m_of[c] = mi;
-      v_of[c] = vi;
-      return kept * w - step * mi / (std::sqrt(vi) * root + epsilon);
-    });
+    const std::int64_t moments = begin - segment.moments_begin;
+    auto next = [=](float w, G gradient, float& m, float& v) {
+      float g = float(gradient) * scale;
+      m = beta1 * m + (1 - beta1) * g;
+      v = beta2 * v + (1 - beta2) * g * g;
+      return kept * w - step * m / (std::sqrt(v) * root + epsilon);
+    };
+    weights.update(team, segment, scalars, begin, size, next, gradients + begin, m + moments, v + moments);
   }
 };
 
@@ -188,8 +188,8 @@ struct SquareSum {
   const G* gradients;
   template <class Team>
   HD void operator()(Team team, const Span& span, std::int64_t begin, std::int64_t size) const {
-    const G* g = gradients + begin;
-    float total = team.sum(size, [&](std::int64_t c) { return float(g[c]) * float(g[c]); });
+    float total = team.sum(
+        size, [](G g) { return float(g) * float(g); }, gradients + begin);
     if (team.first()) partials[span.partial + (begin - span.begin) / norm_block] = total;
   }
 };

@@ -2,27 +2,17 @@
 
 // Private to kernels/*.cu: the loops that every shared kernel is made of.
 //
-//   for_each(queue, n, body)                            body(i): element-wise; the compiler vectorises over i
+//   for_each(queue, n, body, columns...)                body(elements...): element-wise, of columns of memory (pack.h)
+//   for_each(queue, n, body)                            body(i): where no columns fit
+//   for_each_in_rows(queue, rows, width, body, columns...)   as the first, where some columns have one value for each column
 //   for_each_group(queue, first, n, body)               body.group(g), body.element(i): elements by fours, for random numbers
 //   for_each_row(queue, rows, width, body)              body(team, row): one team of threads works on one row
 //   reduce_rows<K>(queue, rows, columns, term, finish)  K sums over rows, for every column
+//   sweep_rows<K>(queue, rows, columns, body, finish)   body(team, row, sums): both at once, in one pass
 //   for_each_block(rows, columns, size, direction, work) on the CPU alone: work(b, begin, end) for every block of rows
 //
-// A team is one CPU thread or one CUDA block. Its members share the columns of a row:
-//   team.each(n, f)              f(c) for every column
-//   team.each_word(n, first, draw, f)   f(c, word) for every column, with the word of element first + c: draw(b), a Random4,
-//                                has those of elements 4b … 4b + 3
-//   team.sum(n, f)               sum of f(c), in every member     (fixed order for a given device)
-//   team.sums<K>(n, f)           K sums at once: f(c) is a Sums<K>
-//   team.sum_f64(n, f)           as sum, in double; strictly in order on the CPU
-//   team.sum_u64(n, f)           sum of whole numbers f(c), modulo 2^64: no order matters
-//   team.max(n, f)               largest f(c), in every member; NaN is passed over
-//   team.log_sum_exp(n, f)       log of the sum of exp(f(c)), in every member
-//   team.first_where(n, f)       the first c for which f(c), or n
-//   team.sum_down(n, k, f, g)    g(c, f(0, c) + f(1, c) + … + f(k - 1, c)) for every column, added in this order
-//   team.first()                 true in one member: for results of the whole row
-// A member meets the same columns in every call with the same n, so it may read back what it wrote in an earlier one. Bodies are
-// copied; they hold pointers and numbers, and their operator() is const.
+// A team (team.h) is one CPU thread or one CUDA block, whose members share the columns of a row. Bodies are copied; they hold
+// pointers and numbers, and their operator() is const.
 //
 // On the CPU, threads share out whole rows, or blocks of a fixed size, never the arithmetic inside one, so results do not depend
 // on the number of threads.
@@ -32,12 +22,10 @@
 
 #include <omp.h>
 
-#include <cmath>
 #include <vector>
 
-#include "kernels/base/lanes.h"
-#include "kernels/base/math.h"
 #include "kernels/base/queue.h"
+#include "kernels/base/team.h"
 #include "kernels/base/view.h"
 #if defined(__CUDACC__)
 #include "kernels/base/check_cuda.h"
@@ -45,221 +33,20 @@
 
 namespace lockstep {
 
-/// K sums that travel together.
-template <int K>
-struct Sums {
-  float v[K];
-  HD float operator[](int k) const { return v[k]; }
-  HD void add(const Sums& other) {
-    for (int k = 0; k < K; ++k) v[k] += other.v[k];
-  }
-};
-
-struct SerialTeam {
-  HD bool first() const { return true; }
-  template <class F>
-  HD void each(std::int64_t n, F f) const {
-#pragma omp simd
-    for (std::int64_t c = 0; c < n; ++c) f(c);
-  }
-  template <class Draw, class F>
-  HD void each_word(std::int64_t n, std::int64_t first, Draw draw, F f) const {
-    constexpr std::int64_t tile = 512;
-    std::uint32_t words[tile];
-    for (std::int64_t begin = 0; begin < n;) {
-      const std::int64_t block = (first + begin) / 4, skip = (first + begin) % 4;
-      const std::int64_t size = n - begin < tile - skip ? n - begin : tile - skip, blocks = (skip + size + 3) / 4;
-#pragma omp simd
-      for (std::int64_t b = 0; b < blocks; ++b) {
-        const auto four = draw(block + b);
-        words[4 * b] = four.x;
-        words[4 * b + 1] = four.y;
-        words[4 * b + 2] = four.z;
-        words[4 * b + 3] = four.w;
-      }
-#pragma omp simd
-      for (std::int64_t c = 0; c < size; ++c) f(begin + c, words[skip + c]);
-      begin += size;
-    }
-  }
-  template <class F>
-  HD float sum(std::int64_t n, F f) const {
-    return lanes::sum(n, f);
-  }
-  template <int K, class F>
-  HD Sums<K> sums(std::int64_t n, F f) const {
-    static_assert(K == 2, "gcc vectorises named sums only");
-    float a[lanes::count] = {}, b[lanes::count] = {};
-    lanes::spread(n, [&](std::int64_t c, int lane) {
-      Sums<K> s = f(c);
-      a[lane] += s[0];
-      b[lane] += s[1];
-    });
-    return {{lanes::total(a), lanes::total(b)}};
-  }
-  template <class F>
-  HD double sum_f64(std::int64_t n, F f) const {
-    double total = 0;
-    for (std::int64_t c = 0; c < n; ++c) total += f(c);
-    return total;
-  }
-  template <class F>
-  HD std::uint64_t sum_u64(std::int64_t n, F f) const {
-    std::uint64_t total = 0;
-#pragma omp simd reduction(+ : total)
-    for (std::int64_t c = 0; c < n; ++c) total += f(c);
-    return total;
-  }
-  template <class F>
-  HD float max(std::int64_t n, F f) const {
-    return lanes::max(n, f);
-  }
-  /// Tile by tile, each read twice while it is in the first cache: what was summed before a larger value came is scaled down
-  /// (Milakov & Gimelshein 2018).
-  template <class F>
-  HD float log_sum_exp(std::int64_t n, F f) const {
-    constexpr std::int64_t tile = 2048;
-    float most = -INFINITY, total = 0;
-    for (std::int64_t begin = 0; begin < n; begin += tile) {
-      std::int64_t size = n - begin < tile ? n - begin : tile;
-      float larger = max(size, [&](std::int64_t c) { return f(begin + c); });
-      if (larger > most) {
-        total *= math::exp_nonpositive(most - larger);
-        most = larger;
-      }
-      float shift = most > -INFINITY ? most : 0;
-      total += sum(size, [&](std::int64_t c) { return math::exp_nonpositive(f(begin + c) - shift); });
-    }
-    return most + math::log(total);
-  }
-  template <class F>
-  HD std::int64_t first_where(std::int64_t n, F f) const {
-    for (std::int64_t c = 0; c < n; ++c)
-      if (f(c)) return c;
-    return n;
-  }
-  template <class F, class G>
-  HD void sum_down(std::int64_t n, std::int64_t k, F f, G g) const {
-    constexpr std::int64_t tile = 256;
-    float total[tile];
-    for (std::int64_t begin = 0; begin < n; begin += tile) {
-      std::int64_t size = n - begin < tile ? n - begin : tile;
-      for (std::int64_t c = 0; c < size; ++c) total[c] = 0;
-      for (std::int64_t i = 0; i < k; ++i) {
-#pragma omp simd
-        for (std::int64_t c = 0; c < size; ++c) total[c] += f(i, begin + c);
-      }
-#pragma omp simd
-      for (std::int64_t c = 0; c < size; ++c) g(begin + c, total[c]);
-    }
-  }
-};
-
 #if defined(__CUDACC__)
-/// All threads of a block (a multiple of 32, at most 1024).
-struct BlockTeam {
-  __device__ bool first() const { return threadIdx.x == 0; }
-  template <class F>
-  __device__ void each(std::int64_t n, F f) const {
-    for (std::int64_t c = threadIdx.x; c < n; c += blockDim.x) f(c);
-  }
-  template <class Draw, class F>
-  __device__ void each_word(std::int64_t n, std::int64_t first, Draw draw, F f) const {
-    const std::int64_t end = (first + n + 3) / 4;
-    for (std::int64_t b = first / 4 + threadIdx.x; b < end; b += blockDim.x) {
-      const auto four = draw(b);
-      const std::uint32_t words[] = {four.x, four.y, four.z, four.w};
-      const std::int64_t c = 4 * b - first;
-      for (int k = 0; k < 4; ++k)
-        if (c + k >= 0 && c + k < n) f(c + k, words[k]);
-    }
-  }
-  template <class F>
-  __device__ float sum(std::int64_t n, F f) const {
-    float v = 0;
-    for (std::int64_t c = threadIdx.x; c < n; c += blockDim.x) v += f(c);
-    return reduce(v, 0.f, [](float a, float b) { return a + b; });
-  }
-  template <int K, class F>
-  __device__ Sums<K> sums(std::int64_t n, F f) const {
-    Sums<K> total{};
-    for (std::int64_t c = threadIdx.x; c < n; c += blockDim.x) total.add(f(c));
-    for (int k = 0; k < K; ++k) total.v[k] = reduce(total.v[k], 0.f, [](float a, float b) { return a + b; });
-    return total;
-  }
-  template <class F>
-  __device__ double sum_f64(std::int64_t n, F f) const {
-    double v = 0;
-    for (std::int64_t c = threadIdx.x; c < n; c += blockDim.x) v += f(c);
-    return reduce(v, 0., [](double a, double b) { return a + b; });
-  }
-  template <class F>
-  __device__ std::uint64_t sum_u64(std::int64_t n, F f) const {
-    unsigned long long v = 0;
-    for (std::int64_t c = threadIdx.x; c < n; c += blockDim.x) v += f(c);
-    return reduce(v, 0ull, [](unsigned long long a, unsigned long long b) { return a + b; });
-  }
-  template <class F>
-  __device__ float max(std::int64_t n, F f) const {
-    float v = -INFINITY;
-    for (std::int64_t c = threadIdx.x; c < n; c += blockDim.x) v = fmaxf(v, f(c));
-    return reduce(v, -INFINITY, [](float a, float b) { return fmaxf(a, b); });
-  }
-  /// In one pass over the row: what was summed before a larger value came is scaled down (Milakov & Gimelshein 2018).
-  template <class F>
-  __device__ float log_sum_exp(std::int64_t n, F f) const {
-    float most = -INFINITY, total = 0;
-    for (std::int64_t c = threadIdx.x; c < n; c += blockDim.x) {
-      float v = f(c);
-      if (v > most) {
-        total *= math::exp_nonpositive(most - v);
-        most = v;
-      }
-      if (most > -INFINITY || v != v) total += math::exp_nonpositive(v - most);
-    }
-    auto larger = [](float a, float b) { return fmaxf(a, b); };
-    float largest = reduce(most, -INFINITY, larger);
-    if (most < largest) total *= math::exp_nonpositive(most - largest);
-    return largest + math::log(reduce(total, 0.f, [](float a, float b) { return a + b; }));
-  }
-  template <class F>
-  __device__ std::int64_t first_where(std::int64_t n, F f) const {
-    long long found = n;
-    for (std::int64_t c = threadIdx.x; c < n && found == n; c += blockDim.x)
-      if (f(c)) found = c;
-    return reduce(found, (long long)n, [](long long a, long long b) { return a < b ? a : b; });
-  }
-  template <class F, class G>
-  __device__ void sum_down(std::int64_t n, std::int64_t k, F f, G g) const {
-    for (std::int64_t c = threadIdx.x; c < n; c += blockDim.x) {
-      float total = 0;
-#pragma unroll 8
-      for (std::int64_t i = 0; i < k; ++i) total += f(i, c);
-      g(c, total);
-    }
-  }
-
- private:
-  template <class V, class Combine>
-  __device__ static V reduce(V v, V neutral, Combine combine) {
-    __shared__ V parts[32];
-    for (int o = 16; o; o /= 2) v = combine(v, __shfl_xor_sync(~0u, v, o));
-    __syncthreads();  // parts may still be read from the previous reduction
-    if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = v;
-    __syncthreads();
-    v = threadIdx.x % 32 < blockDim.x / 32 ? parts[threadIdx.x % 32] : neutral;
-    for (int o = 16; o; o /= 2) v = combine(v, __shfl_xor_sync(~0u, v, o));
-    return v;
-  }
-};
-
 template <class Body>
 __global__ void each_kernel(std::int64_t n, Body body) {
   for (std::int64_t i = blockIdx.x * std::int64_t(blockDim.x) + threadIdx.x; i < n; i += std::int64_t(gridDim.x) * blockDim.x)
     body(i);
 }
-template <class Body>
-__global__ void row_kernel(std::int64_t rows, Body body) {
+template <int N, class Body, class... P>
+__global__ void columns_kernel(std::int64_t n, std::int64_t columns, Body body, P... p) {
+  packs::visit<N>(
+      blockIdx.x * std::int64_t(blockDim.x) + threadIdx.x, std::int64_t(gridDim.x) * blockDim.x, n, columns,
+      [&](std::int64_t, auto&... at) { body(at...); }, p...);
+}
+template <int threads, class Body>
+__global__ void __launch_bounds__(threads) row_kernel(std::int64_t rows, Body body) {
   for (std::int64_t row = blockIdx.x; row < rows; row += gridDim.x) body(BlockTeam{}, row);
 }
 /// A block has 32 columns and 32 threads for each, which share the rows; their sums are added in order.
@@ -276,11 +63,33 @@ __global__ void column_kernel(std::int64_t rows, std::int64_t columns, Term term
   for (int y = 1; y < 32; ++y) total.add(parts[y][threadIdx.x]);
   finish(c, total);
 }
+/// A block meets its rows one after another and keeps their sums: in shared memory, or where they do not fit in its part of
+/// `partials`, where they end in any case.
+template <int K, bool fits, class Body>
+__global__ void __launch_bounds__(256)
+    sweep_kernel(std::int64_t rows, std::int64_t stride, std::int64_t rows_each, float* partials, Body body) {
+  extern __shared__ float4 sweep_memory[];
+  float* own = partials + std::int64_t(blockIdx.x) * K * stride;
+  float* sums = fits ? reinterpret_cast<float*>(sweep_memory) : own;
+  for (std::int64_t c = threadIdx.x; c < K * stride; c += blockDim.x) sums[c] = 0;
+  __syncthreads();
+  const std::int64_t begin = blockIdx.x * rows_each, end = begin + rows_each < rows ? begin + rows_each : rows;
+  for (std::int64_t r = begin; r < end; ++r) {
+    body(BlockTeam{}, r, ColumnSums{sums, stride});
+    __syncthreads();
+  }
+  if constexpr (fits)
+    for (std::int64_t c = threadIdx.x; c < K * stride; c += blockDim.x) own[c] = sums[c];
+}
 #endif
 
 namespace detail {
 inline unsigned blocks_for(std::int64_t n) {
   return unsigned(n < 65535 * 8 ? (n < 1 ? 1 : n) : 65535 * 8);
+}
+/// Of a block that has a row of `width` columns.
+inline unsigned threads_for(std::int64_t width) {
+  return width <= 32 ? 32 : width <= 128 ? 64 : width <= 1024 ? 128 : 256;
 }
 }  // namespace detail
 
@@ -304,6 +113,55 @@ void for_each(const Queue& q, std::int64_t n, Body body) {
 #pragma omp simd
     for (std::int64_t i = b * block; i < end; ++i) body(i);
   }
+}
+
+namespace detail {
+template <class Body, class... P>
+void columns_range(std::int64_t begin, std::int64_t end, Body body, P... p) {
+#pragma omp simd
+  for (std::int64_t i = begin; i < end; ++i) body(packs::at(p, i, 0)...);
+}
+template <class Body, class... P>
+void columns_row(std::int64_t row, std::int64_t columns, Body body, P... p) {
+  const std::int64_t begin = row * columns;
+#pragma omp simd
+  for (std::int64_t c = 0; c < columns; ++c) body(packs::at(p, begin + c, c)...);
+}
+}  // namespace detail
+
+template <class Body, class... P>
+requires(sizeof...(P) > 0) void for_each(const Queue& q, std::int64_t n, Body body, P... p) {
+  if (n == 0) return;
+#if defined(__CUDACC__)
+  if (q.on_gpu) {
+    constexpr int N = packs::width_of<P...>();
+    columns_kernel<N><<<detail::blocks_for((n + 256 * N - 1) / (256 * N)), 256, 0, q.stream>>>(n, 0, body, p...);
+    return check(cudaGetLastError());
+  }
+#endif
+  require(!q.on_gpu, "for_each: this program was built without CUDA");
+  if (q.recording) return q.recording->add([=](const Queue& then) { for_each(then, n, body, p...); });
+  constexpr std::int64_t block = 8192;
+  std::int64_t blocks = (n + block - 1) / block;
+#pragma omp parallel for if (blocks > 3) schedule(static)
+  for (std::int64_t b = 0; b < blocks; ++b) detail::columns_range(b * block, b + 1 < blocks ? (b + 1) * block : n, body, p...);
+}
+
+template <class Body, class... P>
+void for_each_in_rows(const Queue& q, std::int64_t rows, std::int64_t columns, Body body, P... p) {
+  if (rows == 0 || columns == 0) return;
+#if defined(__CUDACC__)
+  if (q.on_gpu) {
+    constexpr int N = packs::width_of<P...>();
+    const std::int64_t n = rows * columns;
+    columns_kernel<N><<<detail::blocks_for((n + 256 * N - 1) / (256 * N)), 256, 0, q.stream>>>(n, columns, body, p...);
+    return check(cudaGetLastError());
+  }
+#endif
+  require(!q.on_gpu, "for_each_in_rows: this program was built without CUDA");
+  if (q.recording) return q.recording->add([=](const Queue& then) { for_each_in_rows(then, rows, columns, body, p...); });
+#pragma omp parallel for if (rows > 1 && rows * columns > 16384) schedule(static)
+  for (std::int64_t r = 0; r < rows; ++r) detail::columns_row(r, columns, body, p...);
 }
 
 namespace detail {
@@ -339,8 +197,14 @@ void for_each_row(const Queue& q, std::int64_t rows, std::int64_t width, Body bo
   if (rows == 0) return;
 #if defined(__CUDACC__)
   if (q.on_gpu) {
-    unsigned threads = width <= 32 ? 32 : width <= 128 ? 64 : width <= 1024 ? 128 : 256;
-    row_kernel<<<detail::blocks_for(rows), threads, 0, q.stream>>>(rows, body);
+    if constexpr (requires {
+                    Body::reads_rows_again;
+                  })  // few wide rows at a time: the second look finds them in the second cache
+      if (width > 8192) {
+        row_kernel<1024><<<detail::blocks_for(rows), 1024, 0, q.stream>>>(rows, body);
+        return check(cudaGetLastError());
+      }
+    row_kernel<256><<<detail::blocks_for(rows), detail::threads_for(width), 0, q.stream>>>(rows, body);
     return check(cudaGetLastError());
   }
 #endif
@@ -434,6 +298,57 @@ void reduce_rows(const Queue& q, std::int64_t rows, std::int64_t columns, Term t
         for (int k = 0; k < K; ++k) sums[k * columns + c] += s[k];
       }
     }
+  };
+  reduce_blocks<K>((rows + row_block - 1) / row_block, columns, rows, block, finish);
+}
+
+/// How a GPU's blocks share the rows of a sweep: by the shape alone, so that sums do not depend on the kind of GPU. Enough blocks
+/// to fill the largest, enough rows in each that their sums cost little beside them.
+struct SweepShares {
+  std::int64_t rows_each, blocks, stride;
+  SweepShares(std::int64_t rows, std::int64_t columns)
+      : rows_each(rows > 8 * 1024 ? (rows + 1023) / 1024 : 8),
+        blocks((rows + rows_each - 1) / rows_each),
+        stride((columns + 7) / 8 * 8) {}
+  std::int64_t floats(int sums) const { return blocks * sums * stride; }
+};
+
+namespace detail {
+template <int K>
+struct SweptSums {
+  const float* partials;
+  std::int64_t stride;
+  HD Sums<K> operator()(std::int64_t block, std::int64_t c) const {
+    Sums<K> s;
+    for (int k = 0; k < K; ++k) s.v[k] = partials[(block * K + k) * stride + c];
+    return s;
+  }
+};
+}  // namespace detail
+
+/// body(team, row, sums) works on every row and adds to the K rows of column sums that it is given, each member of the team to
+/// the columns that it meets; finish(c, totals) receives their totals in a fixed order. `partials`, on a GPU: memory for
+/// SweepShares(rows, columns).floats(K). On a CPU it is done at once even where a queue records.
+template <int K, class Body, class Finish>
+void sweep_rows(const Queue& q, std::int64_t rows, std::int64_t columns, float* partials, Body body, Finish finish) {
+#if defined(__CUDACC__)
+  if (q.on_gpu) {
+    const SweepShares shares(rows, columns);
+    const std::int64_t bytes = K * shares.stride * std::int64_t(sizeof(float));
+    auto run = [&]<bool fits>() {
+      sweep_kernel<K, fits><<<unsigned(shares.blocks), detail::threads_for(columns), fits ? std::size_t(bytes) : 0, q.stream>>>(
+          rows, shares.stride, shares.rows_each, partials, body);
+    };
+    if (rows > 0)  // a block may have 48 KiB unasked
+      bytes <= 48 * 1024 ? run.template operator()<true>() : run.template operator()<false>();
+    check(cudaGetLastError());
+    return reduce_rows<K>(q, rows > 0 ? shares.blocks : 0, columns, detail::SweptSums<K>{partials, shares.stride}, finish);
+  }
+#endif
+  require(!q.on_gpu, "sweep_rows: this program was built without CUDA");
+  auto block = [=](std::int64_t b, float* sums) {
+    const std::int64_t end = (b + 1) * row_block < rows ? (b + 1) * row_block : rows;
+    for (std::int64_t r = b * row_block; r < end; ++r) body(SerialTeam{}, r, ColumnSums{sums, columns});
   };
   reduce_blocks<K>((rows + row_block - 1) / row_block, columns, rows, block, finish);
 }

@@ -89,6 +89,38 @@ TEST(CrossEntropy, InPlaceIsForwardAndBackward) {
   });
 }
 
+// Rows as wide as a vocabulary, at any width and beginning anywhere, against sums in double.
+TEST(CrossEntropy, WideRows) {
+  for_each_device([](Device& device, DType dtype) {
+    for (std::int64_t columns : {8192, 8193, 50257, 50304, 300001}) {
+      SCOPED_TRACE(device.name() + " " + name_of(dtype) + " " + std::to_string(columns));
+      const Queue& q = device.queue();
+      const std::size_t n = std::size_t(columns);
+      const std::vector<std::int32_t> at = {0, std::int32_t(columns - 1), 8191};
+      Tensor logits = make_tensor(device, {3, columns}, random_values(3 * columns, 5, 3), dtype),
+             targets = make_indices(device, {3}, at);
+      const auto x = download(q, logits);
+      std::vector<double> gradient(3 * n), losses;
+      for (std::size_t r = 0; r < 3; ++r) {
+        double total = 0;
+        for (std::size_t c = 0; c < n; ++c) total += std::exp(double(x[r * n + c]));
+        for (std::size_t c = 0; c < n; ++c) gradient[r * n + c] = 0.5 * std::exp(double(x[r * n + c])) / total;
+        gradient[r * n + std::size_t(at[r])] -= 0.5;
+        losses.push_back(std::log(total) - double(x[r * n + std::size_t(at[r])]));
+      }
+      Tensor loss = poisoned(device, {3}), seed = make_tensor(device, {1}, {0.5f}), dx = poisoned(device, {3, columns}, dtype);
+      Forward f = run(device, logits, targets, {});
+      run_backward(device, dx.view(), 0.5f, logits, f, targets, {}, Write::overwrite);
+      kernels::cross_entropy_in_place(q, loss.view(), logits.view(), seed.view(), targets.view(), columns, {});
+      const double tolerance = dtype == DType::f32 ? 1e-5 : 1e-2;
+      EXPECT_LT(relative_norm(download(q, f.loss), losses), 1e-5);
+      EXPECT_LT(relative_norm(download(q, loss), losses), 1e-5);
+      EXPECT_LT(relative_norm(download(q, dx), gradient), tolerance);
+      EXPECT_LT(relative_norm(download(q, logits), gradient), tolerance) << "in place";
+    }
+  });
+}
+
 TEST(CrossEntropy, Derivatives) {
   for (auto& device : devices())
     for (float smoothing : {0.f, 0.2f}) {

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "tests/support/kernel_checks.h"
 
 namespace lockstep {
@@ -139,6 +141,56 @@ TEST(Norm, NoRows) {
                            Write::overwrite, Write::overwrite, Write::overwrite);
     EXPECT_EQ(download(device.queue(), dw), (std::vector<float>{0, 0, 0}));
     EXPECT_EQ(download(device.queue(), db), (std::vector<float>{0, 0, 0}));
+  });
+}
+
+// Against sums in double: shapes at which a GPU's blocks have one row or many, keep their sums in shared memory or beyond it, and
+// read rows by packs or, where they begin anywhere, element by element.
+TEST(Norm, BackwardOfManyShapes) {
+  for_each_device([](Device& device, DType dtype) {
+    for (auto [rows, columns] : {std::pair<std::int64_t, std::int64_t>{9000, 24}, {3, 6152}, {37, 1001}, {20, 7001}, {100, 768}})
+      for (Norm kind : {Norm::layer, Norm::rms}) {
+        SCOPED_TRACE(device.name() + " " + name_of(dtype) + " " + std::to_string(rows) + " x " + std::to_string(columns));
+        const Queue& q = device.queue();
+        Tensor x = make_tensor(device, {rows, columns}, random_values(rows * columns, 1), dtype);
+        Tensor dy = make_tensor(device, {rows, columns}, random_values(rows * columns, 2), dtype);
+        Tensor w = make_tensor(device, {columns}, random_values(columns, 3), dtype);
+        Forward f = run(device, kind, x, {}, w, {}, 1e-5f);
+        auto xs = download(q, x), ds = download(q, dy), ws = download(q, w);
+        std::vector<double> dx(xs.size()), dw(ws.size()), db(ws.size());
+        for (std::size_t r = 0; r < std::size_t(rows); ++r) {
+          const std::size_t n = std::size_t(columns), at = r * n;
+          double mean = 0, square = 0, g_mean = 0, gn_mean = 0;
+          for (std::size_t c = 0; c < n && kind == Norm::layer; ++c) mean += double(xs[at + c]) / double(n);
+          for (std::size_t c = 0; c < n; ++c) square += (double(xs[at + c]) - mean) * (double(xs[at + c]) - mean) / double(n);
+          const double rstd = 1 / std::sqrt(square + 1e-5);
+          auto normed = [&](std::size_t c) { return (double(xs[at + c]) - mean) * rstd; };
+          for (std::size_t c = 0; c < n; ++c) {
+            const double g = double(ds[at + c]) * double(ws[c]);
+            g_mean += kind == Norm::layer ? g / double(n) : 0;
+            gn_mean += g * normed(c) / double(n);
+            dw[c] += double(ds[at + c]) * normed(c);
+            db[c] += double(ds[at + c]);
+          }
+          for (std::size_t c = 0; c < n; ++c)
+            dx[at + c] = rstd * (double(ds[at + c]) * double(ws[c]) - g_mean - normed(c) * gn_mean);
+        }
+        Tensor dx_ = poisoned(device, {rows, columns}, dtype), dw_ = poisoned(device, {columns}),
+               db_ = poisoned(device, {columns});
+        run_backward(device, kind, dx_.view(), dw_.view(), db_.view(), dy, x, w, f, Write::overwrite);
+        EXPECT_LT(relative_norm(download(q, dx_), dx), dtype == DType::f32 ? 1e-5 : 1e-2);
+        EXPECT_LT(relative_norm(download(q, dw_), dw), 1e-5);
+        EXPECT_LT(relative_norm(download(q, db_), db), 1e-5);
+        // Added to what is there, and the same bits again.
+        auto first = download(q, dw_);
+        run_backward(device, kind, dx_.view(), dw_.view(), {}, dy, x, w, f, Write::accumulate);
+        for (double& v : dx) v *= 2;
+        EXPECT_LT(relative_norm(download(q, dx_), dx), dtype == DType::f32 ? 1e-5 : 1e-2);
+        run_backward(device, kind, {}, dw_.view(), {}, dy, x, w, f, Write::overwrite);
+        EXPECT_LT(relative_norm(download(q, dw_), dw), 1e-5) << "alone";
+        run_backward(device, kind, dx_.view(), dw_.view(), db_.view(), dy, x, w, f, Write::overwrite);
+        EXPECT_EQ(download(q, dw_), first);
+      }
   });
 }
 
