@@ -330,7 +330,8 @@ struct SweptSums {
 /// the columns that it meets; finish(c, totals) receives their totals in a fixed order. `partials`, on a GPU: memory for
 /// SweepShares(rows, columns).floats(K). On a CPU it is done at once even where a queue records.
 template <int K, class Body, class Finish>
-void sweep_rows(const Queue& q, std::int64_t rows, std::int64_t columns, float* partials, Body body, Finish finish) {
+void sweep_rows(const Queue& q, std::int64_t rows, std::int64_t columns, [[maybe_unused]] float* partials, Body body,
+                Finish finish) {
 #if defined(__CUDACC__)
   if (q.on_gpu) {
     const SweepShares shares(rows, columns);
