@@ -30,11 +30,12 @@ Device::Device(DeviceKind kind, int index) : kind_(kind) {
     name_ = opened.name;
     address_ = opened.address;
     queue_ = opened.queue;
-    arena_ = std::make_unique<Arena>(opened.memory);
+    source_ = opened.memory;
   } else {
     name_ = "cpu";
-    arena_ = std::make_unique<Arena>(host_source(queue_));
+    source_ = host_source(queue_);
   }
+  arena_ = std::make_unique<Arena>(source_);
   queue_.cpu = make_cpu_libraries();
 }
 
@@ -46,6 +47,17 @@ Arena::Source host_source(const Queue& queue) {
 Device::~Device() {
   arena_.reset();
   if (kind_ == DeviceKind::cuda) cuda::close(queue_);
+}
+
+Memory Device::apart(const std::string& owner, std::size_t bytes) {
+  std::byte* data = source_.allocate(bytes);
+  if (!data) {  // what the arena holds for tensors to come may be enough
+    arena_->release_unused();
+    data = source_.allocate(bytes);
+  }
+  require(data != nullptr, "out of memory: {} MiB more were asked for ({}); use fewer rows_per_lane. Who owns what:{}",
+          bytes >> 20, owner, arena_->owners());
+  return arena_->adopt(owner, Memory(data, source_.release), bytes);
 }
 
 int Device::cuda_count() {

@@ -34,6 +34,8 @@ class Device {
   DeviceKind kind() const { return kind_; }
   const Queue& queue() const { return queue_; }
   Arena& arena() { return *arena_; }
+  /// Memory of this device that is not the arena's, for streams beside the queue; under its owner's name in the arena's table.
+  Memory apart(const std::string& owner, std::size_t bytes);
   /// While set, work given to the queue of a CPU is kept there and not done; null: it is done again.
   void record(Recording* recording) { queue_.recording = recording; }
   /// "cpu" or the GPU's name.
@@ -52,6 +54,7 @@ class Device {
   DeviceKind kind_;
   std::string name_, address_;
   Queue queue_;
+  Arena::Source source_;
   std::unique_ptr<Arena> arena_;
 };
 

@@ -126,6 +126,33 @@ void close(Queue& queue) noexcept {
   queue.stream = nullptr;
 }
 
+CopyStream open_copy_stream(const Queue& queue) {
+  CopyStream copies;
+  if (!queue.on_gpu) return copies;
+  check(cudaGetDevice(&copies.device));
+  check(cudaStreamCreateWithFlags(&copies.queue.stream, cudaStreamNonBlocking));
+  copies.queue.on_gpu = true;
+  return copies;
+}
+void enter(const CopyStream& copies) {
+  if (copies.queue.on_gpu) check(cudaSetDevice(copies.device));
+}
+void record(Event& event, const Queue& queue) {
+  if (!queue.on_gpu) return;
+  if (!event) {
+    cudaEvent_t made = nullptr;
+    check(cudaEventCreateWithFlags(&made, cudaEventDisableTiming));
+    event = Event(made, [](void* old) { (void)cudaEventDestroy(static_cast<cudaEvent_t>(old)); });
+  }
+  check(cudaEventRecord(static_cast<cudaEvent_t>(event.get()), queue.stream));
+}
+void wait(const Queue& queue, const Event& event) {
+  if (event) check(cudaStreamWaitEvent(queue.stream, static_cast<cudaEvent_t>(event.get())));
+}
+void finish(const Event& event) noexcept {
+  if (event) (void)cudaEventSynchronize(static_cast<cudaEvent_t>(event.get()));
+}
+
 void begin_capture(const Queue& queue) {
   check(cudaStreamBeginCapture(queue.stream, cudaStreamCaptureModeThreadLocal));
 }

@@ -25,6 +25,22 @@ Opened open(int index);
 void close(Queue&) noexcept;
 Arena::Source host_source();
 
+/// A stream for copies beside the work of `queue`, on the same GPU; of a CPU's queue a CPU's queue. close() it.
+struct CopyStream {
+  Queue queue;
+  int device = 0;
+};
+CopyStream open_copy_stream(const Queue& queue);
+/// The calling thread works with the stream's GPU.
+void enter(const CopyStream&);
+/// A place in a queue, absent until it is recorded. Of a CPU's queue nothing is recorded, and waiting for it is waiting for
+/// nothing.
+using Event = std::shared_ptr<void>;
+void record(Event&, const Queue&);
+/// Later work in the queue, or the calling thread, waits for it.
+void wait(const Queue&, const Event&);
+void finish(const Event&) noexcept;
+
 /// Work put into the queue's stream (and streams that wait for it) by this thread is recorded, not run, until end_capture gives
 /// it as a graph. Only this thread is held to what a capture allows; others go on as they are.
 void begin_capture(const Queue&);

@@ -19,6 +19,13 @@ void close(Queue&) noexcept {}
 Arena::Source host_source() {
   return {};
 }
+CopyStream open_copy_stream(const Queue&) {
+  return {};
+}
+void enter(const CopyStream&) {}
+void record(Event&, const Queue&) {}
+void wait(const Queue&, const Event&) {}
+void finish(const Event&) noexcept {}
 void begin_capture(const Queue&) {
   throw Error(problem(), Exit::usage);
 }

@@ -9,7 +9,7 @@
 #include <mutex>
 #include <thread>
 
-#include "kernels/memory.h"
+#include "core/uploads.h"
 
 namespace lockstep::io {
 namespace {
@@ -27,12 +27,12 @@ class Prefetcher {
 
   Prefetcher(const Dataset& dataset, Device& device, DType dtype, std::size_t ahead, Plan plan)
       : dataset_(dataset),
-        device_(device),
         dtype_(dataset.info().kind == DataKind::tokens ? DType::i32 : dtype),
         ahead_(ahead),
         plan_(std::move(plan)),
         buffers_({[](std::size_t bytes) { return static_cast<std::byte*>(std::aligned_alloc(256, bytes)); },
                   [](std::byte* data) { std::free(data); }}),
+        uploads_(device.kind() == DeviceKind::cpu ? nullptr : std::make_unique<Uploads>(device, "batches read ahead")),
         thread_([this] { run(); }) {}
 
   ~Prefetcher() {
@@ -57,7 +57,7 @@ class Prefetcher {
       ready_.pop_front();
     }
     changed_.notify_all();
-    return upload(std::move(host));
+    return handed_out(std::move(host));
   }
 
   /// Targets that count in the next n batches; waits for them.
@@ -74,7 +74,8 @@ class Prefetcher {
 
  private:
   struct HostBatch {
-    Memory memory;  // inputs, then targets
+    Memory memory;                  // inputs, then targets
+    Uploads::Slot* slot = nullptr;  // or there, on their way to a GPU
     View inputs, targets;
     std::int64_t rows = 0;
     double weight = 0;
@@ -133,42 +134,48 @@ class Prefetcher {
     if (want.rows.empty()) return batch;
     const std::int64_t n = batch.rows * count(info.input), m = batch.rows * count(info.target);
     const std::size_t targets_at = (std::size_t(n) * size_of(dtype_) + 255) / 256 * 256;
-    batch.memory = buffers_.allocate(targets_at + std::size_t(m) * size_of(info.target_dtype));
-    batch.inputs = {batch.memory.get(), n, dtype_};
-    batch.targets = {batch.memory.get() + targets_at, m, info.target_dtype};
+    const std::size_t bytes = targets_at + std::size_t(m) * size_of(info.target_dtype);
+    if (uploads_)
+      batch.slot = &uploads_->begin(bytes);
+    else
+      batch.memory = buffers_.allocate(bytes);
+    std::byte* data = uploads_ ? Uploads::host(*batch.slot) : batch.memory.get();
+    batch.inputs = {data, n, dtype_};
+    batch.targets = {data + targets_at, m, info.target_dtype};
     dataset_.read(want.rows, batch.inputs, batch.targets, want.draws ? &*want.draws : nullptr);
     batch.weight = m > 0 ? double(m) : double(batch.rows);
     if (info.ignores) {
       const auto* targets = batch.targets.as<std::int32_t>();
       batch.weight = double(m - std::count(targets, targets + m, ignored_target));
     }
+    if (uploads_) uploads_->send(*batch.slot, bytes);
     return batch;
   }
 
-  Batch upload(HostBatch host) {
-    const auto& info = dataset_.info();
-    auto place = [&](View view, const Shape& row) {
-      Shape shape = {host.rows};
-      shape.insert(shape.end(), row.begin(), row.end());
-      if (device_.kind() == DeviceKind::cpu) return Tensor(std::move(shape), view, host.memory);
-      Tensor tensor(device_, std::move(shape), view.dtype);
-      kernels::copy(device_.queue(), tensor.view(), view);
-      return tensor;
-    };
+  Batch handed_out(HostBatch host) {
     Batch batch;
     if (host.rows == 0) return batch;
-    batch.inputs = place(host.inputs, info.input);
-    if (host.targets.size > 0) batch.targets = place(host.targets, info.target);
+    const std::byte* filled = host.slot ? Uploads::host(*host.slot) : host.memory.get();
+    const Memory memory = host.slot ? uploads_->take(*host.slot) : host.memory;
+    auto tensor = [&](View view, const Shape& row) {
+      Shape shape = {host.rows};
+      shape.insert(shape.end(), row.begin(), row.end());
+      view.data = memory.get() + (static_cast<std::byte*>(view.data) - filled);
+      return Tensor(std::move(shape), view, memory);
+    };
+    const auto& info = dataset_.info();
+    batch.inputs = tensor(host.inputs, info.input);
+    if (host.targets.size > 0) batch.targets = tensor(host.targets, info.target);
     batch.weight = host.weight;
     return batch;
   }
 
   const Dataset& dataset_;
-  Device& device_;
   const DType dtype_;
   const std::size_t ahead_;
   const Plan plan_;
-  Arena buffers_;  // batches given back are filled again
+  Arena buffers_;                     // batches given back are filled again
+  std::unique_ptr<Uploads> uploads_;  // in their place on a GPU
 
   std::mutex mutex_;
   std::condition_variable changed_;

@@ -35,7 +35,8 @@ class Loader {
   Loader& operator=(const Loader&) = delete;
 
   /// The next lane of the current step; after the last lane the next step begins. Waits until it is read. On a CPU the batch is
-  /// the buffer itself, on a GPU it is uploaded in the device's queue. Rethrows what the reading thread met.
+  /// the buffer itself; to a GPU it is on its way since it was read, by a stream of its own, and the queue waits for it. Rethrows
+  /// what the reading thread met.
   Batch next_lane();
   /// Targets that count in this rank's lanes of the step that begins with the next lane: the sum over ranks is the step's global
   /// weight. Called before a step's first lane; waits until all of them are read. Only datasets with info().ignores need it: for
