@@ -1,6 +1,10 @@
 #include "kernels/norm.h"
 
+#include <algorithm>
+#include <vector>
+
 #include "kernels/base/launch.h"
+#include "kernels/base/stream.h"
 #include "kernels/vendor.h"
 
 namespace lockstep::kernels {
@@ -21,10 +25,13 @@ struct Forward {
 
   template <class Team>
   HD void operator()(Team team, std::int64_t row) const {
+    make(team, row, y + row * columns, residual ? s + row * columns : nullptr);
+  }
+  /// One row, written to `to` and, with a residual, to `sum`.
+  template <class Team>
+  HD void make(Team team, std::int64_t row, T* to, T* sum) const {
     const T* in = x + row * columns;
-    T* to = y + row * columns;
     if (residual) {
-      T* sum = s + row * columns;
       team.each(
           columns, [](T& both, T a, T b) { both = T(float(a) + float(b)); }, out(sum), in, residual + row * columns);
       in = sum;
@@ -49,6 +56,21 @@ struct Forward {
     rstd[row] = r;
   }
 };
+
+/// The CPU's forward with a residual where rows go around the caches.
+template <class T, bool layer>
+void stream_rows(std::int64_t rows, Forward<T, layer> forward) {
+  const std::int64_t columns = forward.columns;
+  for_each_block(rows, columns, row_block, Direction::forwards, [=](std::int64_t, std::int64_t begin, std::int64_t end) {
+    std::vector<T> row_of_y(static_cast<std::size_t>(columns)), row_of_s(row_of_y.size());
+    for (std::int64_t row = begin; row < end; ++row) {
+      forward.make(SerialTeam{}, row, row_of_y.data(), row_of_s.data());
+      stream(forward.y + row * columns, row_of_y.data(), columns);
+      stream(forward.s + row * columns, row_of_s.data(), columns);
+    }
+    finish_streams();
+  });
+}
 
 /// With n = (x - mean) * rstd and g = dy * w: dx = rstd * (g - mean(g) - n * mean(g * n)), without mean(g) for rms;
 /// dw = sum of dy * n and db = sum of dy over rows.
@@ -93,7 +115,6 @@ struct Backward {
     team.each(columns, all, target(row), up, in, w, sums[0], sums[1]);
   }
 
- private:
   struct Gradient {
     float mean, rstd, g_mean, gn_mean;
     HD float normed(T x) const { return (float(x) - mean) * rstd; }
@@ -134,6 +155,45 @@ struct Finish {
   }
 };
 
+/// The CPU's backward: dx and the sums for dw and db of a block of rows while they are in the cache, four rows at a time.
+template <class T, bool layer, bool accumulate, class End>
+void sweep(std::int64_t rows, Backward<T, layer, accumulate> backward, End finish) {
+  const std::int64_t columns = backward.columns;
+  const bool streams = backward.dx && !accumulate && goes_around_caches(backward.dx, rows, columns);
+  auto block = [=](std::int64_t b, float* sums) {
+    float *dw = sums, *db = sums + columns;
+    std::vector<T> rows_of_dx(static_cast<std::size_t>(streams ? 4 * columns : 0));
+    T* made = streams ? rows_of_dx.data() : nullptr;
+    by_fours(b * row_block, std::min((b + 1) * row_block, rows), [=]<int n>(std::int64_t row) {
+      const T *up = backward.dy + row * columns, *in = backward.x + row * columns, *scale = backward.w;
+      T* to = made ? made : backward.dx ? backward.dx + row * columns : nullptr;
+      typename Backward<T, layer, accumulate>::Gradient gradient[n];
+      for (int i = 0; i < n; ++i) gradient[i] = to ? backward.of(SerialTeam{}, row + i) : backward.start(row + i);
+      auto column = [=](std::int64_t c, auto put) {
+        float to_w = 0, to_b = 0;
+        for (int i = 0; i < n; ++i) {
+          float d = float(up[i * columns + c]), x = gradient[i].normed(in[i * columns + c]);
+          to_w += d * x;
+          to_b += d;
+          put(i, d, x);
+        }
+        dw[c] += to_w;
+        db[c] += to_b;
+      };
+      if (to)
+#pragma omp simd
+        for (std::int64_t c = 0; c < columns; ++c)
+          column(c, [&](int i, float d, float x) { gradient[i].put(to[i * columns + c], d, x, scale[c]); });
+      else
+#pragma omp simd
+        for (std::int64_t c = 0; c < columns; ++c) column(c, [](int, float, float) {});
+      if (made) stream(backward.dx + row * columns, made, n * columns);
+    });
+    if (made) finish_streams();
+  };
+  reduce_blocks<2>((rows + row_block - 1) / row_block, columns, rows, block, finish);
+}
+
 template <class F>
 void visit_norm(Norm kind, F&& f) {
   if (kind == Norm::layer) return f.template operator()<true>();
@@ -150,11 +210,16 @@ void norm(const Queue& q, Norm kind, View y, View s, View mean, View rstd, View 
   require(w.size == columns && (!b || b.size == columns), "norm: w and b need {} elements", columns);
   require(rstd.size == rows && (kind == Norm::rms || mean.size == rows), "norm: mean and rstd need {} elements", rows);
   require(!residual || (residual.size == x.size && s.size == x.size), "norm: residual and sum need {} elements", x.size);
+  if (q.recording)
+    return q.recording->add([=](const Queue& then) { norm(then, kind, y, s, mean, rstd, x, residual, w, b, columns, epsilon); });
   visit_float(x.dtype, [&]<class T>() {
     visit_norm(kind, [&]<bool layer>() {
-      for_each_row(q, rows, columns,
-                   Forward<T, layer>{y.as<T>(), s.as<T>(), mean.as<float>(), rstd.as<float>(), x.as<T>(), residual.as<T>(),
-                                     w.as<T>(), b.as<T>(), columns, epsilon});
+      const Forward<T, layer> forward{y.as<T>(),        s.as<T>(), mean.as<float>(), rstd.as<float>(), x.as<T>(),
+                                      residual.as<T>(), w.as<T>(), b.as<T>(),        columns,          epsilon};
+      // Two outputs: one alone is written as fast through the caches.
+      if (!q.on_gpu && residual && goes_around_caches(y.as<T>(), rows, columns) && goes_around_caches(s.as<T>(), rows, columns))
+        return stream_rows(rows, forward);
+      for_each_row(q, rows, columns, forward);
     });
   });
 }
@@ -178,8 +243,8 @@ void norm_backward(const Queue& q, Norm kind, View dx, View dw, View db, View dy
         const Backward<T, layer, accumulate> backward{dx.as<T>(),       dy.as<T>(),       x.as<T>(), w.as<T>(),
                                                       mean.as<float>(), rstd.as<float>(), columns};
         auto sums = [&]<class W>() {
-          sweep_rows<2>(q, rows, columns, partials, backward,
-                        Finish<W>{dw.as<W>(), db.as<W>(), write_w == Write::accumulate, write_b == Write::accumulate});
+          const Finish<W> finish{dw.as<W>(), db.as<W>(), write_w == Write::accumulate, write_b == Write::accumulate};
+          q.on_gpu ? sweep_rows<2>(q, rows, columns, partials, backward, finish) : sweep(rows, backward, finish);
         };
         if (!dw && !db) return dx ? for_each_row(q, rows, columns, backward) : void();
         (dw ? dw : db).dtype == dtype_of<T> ? sums.template operator()<T>() : sums.template operator()<float>();
