@@ -211,7 +211,7 @@ struct CheckpointWriter::Parts {
   void prune_older() {
     if (committed < 0) return;
     prune(folder, std::exchange(committed, -1), options.keep, options.keep_every);
-    remove_leftovers(folder, {fs::path(temporary).filename(), "latest" + mark});
+    remove_leftovers(folder, mark);  // other ranks may have begun the next one
   }
   void make_view(std::size_t room) {
     Manifest ordered = plan;

@@ -259,6 +259,22 @@ TEST(Checkpoint, RanksWriteEqualShares) {
 }
 
 /// Weights of which the ranks of a machine have one copy: nobody reads into it while another still writes what it begins with.
+// A rank that waited begins the next one while rank 0 still takes older ones away.
+TEST(Checkpoint, TheNextBeginsWhileOlderOnesGo) {
+  for (bool asynchronous : {true, false}) {
+    Folder folder;
+    on_ranks(3, [&](Group& group) {
+      Device own;
+      Model model(own, 1);
+      CheckpointWriter writer(folder.path, model.views, {.keep = 1, .asynchronous = asynchronous}, own.queue(), group);
+      for (std::int64_t step = 1; step <= 60; ++step) {
+        writer.begin(step, "{}");
+        EXPECT_EQ(writer.wait()->problem, "") << step;
+      }
+    });
+  }
+}
+
 TEST(Checkpoint, RanksMayLoadIntoOneMemory) {
   Saved run;
   Model shared(run.device, 9);
