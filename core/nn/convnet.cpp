@@ -21,8 +21,8 @@ ConvNet::ConvNet(ParameterSet& set, const Options& o) : options_(o) {
 
 Tensor ConvNet::forward(Tape& t, const Tensor& images) const {
   Tensor x = images;
-  for (auto& convolution : convolutions_)
-    x = ops::pool(t, kernels::Pooling::max, ops::relu(t, convolution(t, x)), 2, 2);  // (batch, height / 2, width / 2, features)
+  for (auto& convolution : convolutions_)  // the largest of what ReLU leaves is what ReLU leaves of the largest: a quarter of it
+    x = ops::relu(t, ops::pool(t, kernels::Pooling::max, convolution(t, x), 2, 2));  // (batch, height / 2, width / 2, features)
   x = ops::reshape(t, x, {x.dim(0), x.size() / x.dim(0)});
   x = linears_[0](t, x, Unary::relu);  // (batch, hidden)
   x = ops::dropout(t, x, options_.dropout, hash_name("dropout"));
