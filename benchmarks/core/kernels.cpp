@@ -6,6 +6,10 @@
 //     passes                  copying, and scaling in place, as much memory as the kernel touches
 //     passes that only read   adding up as much memory
 //
+// Beside it: lines of memory asked for, to be read or to be overwritten, and the most that reading or copying asked for. A core
+// waits for so many at a time, and lines written back ride along: scaling in place moves twice what it asks for, other passes
+// cannot.
+//
 //     OMP_NUM_THREADS=2 core_kernels            the table
 //     OMP_NUM_THREADS=2 core_kernels --peaks    the ceilings alone, that of memory for 256 MiB, as one object
 
@@ -75,19 +79,20 @@ struct Work {
   double gflop = 0;    ///< of products or convolutions; else a pass over memory:
   double moved = 0;    ///< MB read and written
   double touched = 0;  ///< MB of its tensors; 0: as much as is moved
+  double asked = 0;    ///< MB of lines asked for; 0: as much as is moved
   bool convolution = false, only_reads = false;
 };
 
 /// Bandwidths reached with so much memory, in GB/s.
 struct MemoryCeiling {
-  double moving = 0, reading = 0;
+  double moving = 0, reading = 0, asking = 0;
 };
 
 struct Bench {
   Device device;
   const Queue& q = device.queue();
   double product_rate = 0, convolution_rate = 0;  ///< ceilings, in GFLOP/s
-  std::map<int64_t, MemoryCeiling> memory;        ///< by MiB touched, a power of two
+  std::map<int64_t, MemoryCeiling> memory;        ///< by MiB touched
   std::vector<Tensor> keep;
 
   View floats(int64_t n) {
@@ -142,18 +147,21 @@ struct Bench {
     auto& best = memory[mebibytes];
     best.moving = std::max({best.moving, bytes / copying, 2 * bytes / scaling});
     best.reading = std::max(best.reading, bytes / reading);
+    best.asking = std::max({best.asking, bytes / reading, bytes / copying});
     keep.clear();
   }
   void measure_ceilings() {
     measure_products();
-    for (int64_t mebibytes : {16, 32, 64, 128, 256, 512}) measure_memory(mebibytes);
+    for (int64_t mebibytes : {16, 32, 64, 96, 128, 160, 192, 256, 512}) measure_memory(mebibytes);
+  }
+  const MemoryCeiling& memory_ceiling(const Work& work) const {
+    double touched = work.touched > 0 ? work.touched : work.moved;
+    auto at = memory.lower_bound(int64_t(touched / 1.05));  // MB are a little less than MiB
+    return at == memory.end() ? memory.rbegin()->second : at->second;
   }
   double ceiling(const Work& work) const {
     if (work.gflop > 0) return work.convolution ? convolution_rate : product_rate;
-    double touched = work.touched > 0 ? work.touched : work.moved;
-    auto at = memory.lower_bound(int64_t(touched / 1.05));  // MB are a little less than MiB
-    const MemoryCeiling& c = at == memory.end() ? memory.rbegin()->second : at->second;
-    return work.only_reads ? c.reading : c.moving;
+    return work.only_reads ? memory_ceiling(work).reading : memory_ceiling(work).moving;
   }
 
   ordered_json rows = ordered_json::array();
@@ -247,7 +255,7 @@ struct Bench {
                       Write::overwrite);
       });
       row("gelu", shape, {.moved = mb(n, 2)}, [&] { unary(q, Unary::gelu_tanh, y, x); });
-      row("gelu backward, in place", shape, {.moved = mb(n, 3), .touched = mb(n, 2)},
+      row("gelu backward, in place", shape, {.moved = mb(n, 3), .touched = mb(n, 2), .asked = mb(n, 2)},
           [&] { unary_backward(q, Unary::gelu_tanh, y, y, x, x, Write::overwrite); });
       row("add", shape, {.moved = mb(n, 3)}, [&] { binary(q, Binary::add, y, x, r); });
       row("sum of rows (gradient of a bias)", shape, {.moved = mb(n, 1), .only_reads = true},
@@ -264,7 +272,7 @@ struct Bench {
           [&] { cross_entropy(q, loss, sums, x, targets.view(), classes, {}); });
       row("softmax and loss, gradient", "256 x 50257", {.moved = mb(logits, 2)},
           [&] { cross_entropy_backward(q, dx, seed, x, sums, targets.view(), classes, {}, Write::overwrite); });
-      row("softmax, loss and gradient in place", "256 x 50257", {.moved = mb(logits, 2)},
+      row("softmax, loss and gradient in place", "256 x 50257", {.moved = mb(logits, 2), .asked = mb(logits, 1)},
           [&] { cross_entropy_in_place(q, loss, x, seed, targets.view(), classes, {}); });
     }
     {
@@ -274,10 +282,11 @@ struct Bench {
       auto held = keep;
       row("batch norm + relu", "64 x 32 x 32 x 64", {.moved = mb(size, 3), .touched = mb(size, 2)},
           [&] { batch_norm(q, y, mean, variance, x, w, b, channels, 1e-5f, true); });
-      row("batch norm + relu, backward", "64 x 32 x 32 x 64", {.moved = mb(size, 5), .touched = mb(size, 2)}, [&] {
-        batch_norm_backward(q, dy, dw, db, dy, x, w, b, mean, variance, channels, 1e-5f, true, Write::overwrite, Write::overwrite,
-                            Write::overwrite);
-      });
+      row("batch norm + relu, backward", "64 x 32 x 32 x 64",
+          {.moved = mb(size, 5), .touched = mb(size, 2), .asked = mb(size, 4)}, [&] {
+            batch_norm_backward(q, dy, dw, db, dy, x, w, b, mean, variance, channels, 1e-5f, true, Write::overwrite,
+                                Write::overwrite, Write::overwrite);
+          });
       PoolingShape p{.batch = 64, .height = 32, .width = 32, .channels = channels, .window = 2, .stride = 2};
       Tensor index(device, {size / 4}, DType::u8);
       row("max pooling 2 x 2", "64 x 32 x 32 x 64", {.moved = mb(size, 1.25 + 1. / 16)},
@@ -300,14 +309,14 @@ struct Bench {
       auto held = keep;
       row("norm of the gradients", "32 Mi", {.moved = mb(size, 1), .only_reads = true},
           [&] { square_sums(q, partials, gradients, spans); });
-      row("AdamW + clip", "32 Mi", {.moved = mb(size, 7), .touched = mb(size, 4)}, [&] {
+      row("AdamW + clip", "32 Mi", {.moved = mb(size, 7), .touched = mb(size, 4), .asked = mb(size, 4)}, [&] {
         adamw(q, {weights, weights, gradients}, m, v, segments, scalars, {});
       });
       const View halves{weights.data, size, DType::bf16}, half_gradients{gradients.data, size, DType::bf16};
       row("AdamW of bf16 weights without masters", "32 Mi", {.moved = mb(size, 5.5), .touched = mb(size, 3)}, [&] {
         adamw(q, {halves, halves, half_gradients}, m, v, segments, scalars, {});
       });
-      row("SGD with momentum", "32 Mi", {.moved = mb(size, 5), .touched = mb(size, 3)}, [&] {
+      row("SGD with momentum", "32 Mi", {.moved = mb(size, 5), .touched = mb(size, 3), .asked = mb(size, 3)}, [&] {
         sgd(q, {weights, weights, gradients}, m, segments, scalars, {.momentum = .9f});
       });
     }
@@ -336,6 +345,12 @@ int main(int argc, char** argv) {
     auto& row = bench.rows[i];
     row["limit"] = bench.ceiling(bench.works[i]);
     row["share_of_limit"] = row["ours"].get<double>() / row["limit"].get<double>();
+    const Work& work = bench.works[i];
+    if (work.gflop > 0) continue;
+    double lines = (work.asked > 0 ? work.asked : work.moved) / row["ms"].get<double>();
+    row["lines"] = lines;
+    row["limit_of_lines"] = bench.memory_ceiling(work).asking;
+    row["share_of_lines"] = lines / bench.memory_ceiling(work).asking;
   }
   std::printf("[\n");
   for (std::size_t i = 0; i < bench.rows.size(); ++i)
