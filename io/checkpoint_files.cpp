@@ -70,14 +70,14 @@ void prune(const std::string& folder, std::int64_t written, int keep, std::int64
   }
 }
 
-void remove_leftovers(const std::string& folder, const std::string& mark) {
+void remove_leftovers(const std::string& folder, const std::vector<std::string>& but) {
   std::error_code ignored;
   std::vector<fs::path> old;
   for (fs::directory_iterator at(folder, ignored), end; !ignored && at != end; at.increment(ignored)) {
     const std::string name = at->path().filename().string();
     const bool ours = name.starts_with("latest.") || name.starts_with("step_");
     const bool temporary = ours && name.find(".tmp.") != std::string::npos;
-    if (temporary && (mark.empty() || !name.ends_with(mark))) old.push_back(at->path());
+    if (temporary && std::ranges::find(but, name) == but.end()) old.push_back(at->path());
   }
   for (const auto& path : old) fs::remove_all(path, ignored);
 }

@@ -27,7 +27,7 @@ void publish(TemporaryFolder& from, const std::string& to);
 
 /// Removes what is older than the newest `keep`, the one just written among them, but for steps that `keep_every` divides.
 void prune(const std::string& folder, std::int64_t written, int keep, std::int64_t keep_every);
-/// Removes what interrupted writers left, but for names that end with `mark`, the caller's own; "": nothing is.
-void remove_leftovers(const std::string& folder, const std::string& mark = "");
+/// Removes what interrupted writers left, but for what has these names.
+void remove_leftovers(const std::string& folder, const std::vector<std::string>& but = {});
 
 }  // namespace lockstep::io

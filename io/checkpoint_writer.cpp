@@ -211,7 +211,7 @@ struct CheckpointWriter::Parts {
   void prune_older() {
     if (committed < 0) return;
     prune(folder, std::exchange(committed, -1), options.keep, options.keep_every);
-    remove_leftovers(folder, mark);  // other ranks may have begun the next one
+    remove_leftovers(folder, {fs::path(temporary).filename(), "latest" + mark});
   }
   void make_view(std::size_t room) {
     Manifest ordered = plan;
@@ -394,6 +394,7 @@ std::optional<CheckpointWriter::Outcome> CheckpointWriter::wait() {
     if (p.job.valid()) p.job.wait();
     if (auto ended = p.advance()) {
       p.prune_older();
+      p.group.barrier();  // nobody begins the next one meanwhile: it would be taken away as a leftover
       return ended;
     }
   }

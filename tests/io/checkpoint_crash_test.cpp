@@ -282,7 +282,7 @@ TEST(CheckpointCrash, AnyCallMayFail) {
         if (group.rank() != 0) return;
         std::vector<std::string> names;
         for (const auto& entry : fs::directory_iterator(folder.path)) names.push_back(entry.path().filename().string());
-        EXPECT_EQ(names.size(), 3u);
+        EXPECT_EQ(names.size(), 3u) << testing::PrintToString(names);
       });
       if (HasFatalFailure()) return;
     }
