@@ -359,8 +359,7 @@ void launch(const Queue& q, Problem p, int tiles, void (*kernel)(Problem, P...),
   require(blocks <= INT32_MAX, "attention: {} rows in {} heads are more than one launch can take; use smaller batches",
           p.s.length, p.s.batch * p.s.heads);
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)));
-  kernel<<<unsigned(blocks), dim3(side, side), bytes, q.stream>>>(p, arguments...);
-  check(cudaGetLastError());
+  start_kernel(q, unsigned(blocks), dim3(side, side), bytes, kernel, p, arguments...);
 }
 
 /// Whether rows may be read four numbers at a time.

@@ -28,7 +28,7 @@
 #include "kernels/base/team.h"
 #include "kernels/base/view.h"
 #if defined(__CUDACC__)
-#include "kernels/base/check_cuda.h"
+#include "kernels/base/kernel_cuda.h"
 #endif
 
 namespace lockstep {
@@ -97,10 +97,7 @@ template <class Body>
 void for_each(const Queue& q, std::int64_t n, Body body) {
   if (n == 0) return;
 #if defined(__CUDACC__)
-  if (q.on_gpu) {
-    each_kernel<<<detail::blocks_for((n + 255) / 256), 256, 0, q.stream>>>(n, body);
-    return check(cudaGetLastError());
-  }
+  if (q.on_gpu) return start_kernel(q, detail::blocks_for((n + 255) / 256), 256, 0, each_kernel<Body>, n, body);
 #endif
   require(!q.on_gpu, "for_each: this program was built without CUDA");
   if (q.recording) return q.recording->add([=](const Queue& then) { for_each(then, n, body); });
@@ -135,8 +132,8 @@ requires(sizeof...(P) > 0) void for_each(const Queue& q, std::int64_t n, Body bo
 #if defined(__CUDACC__)
   if (q.on_gpu) {
     constexpr int N = packs::width_of<P...>();
-    columns_kernel<N><<<detail::blocks_for((n + 256 * N - 1) / (256 * N)), 256, 0, q.stream>>>(n, 0, body, p...);
-    return check(cudaGetLastError());
+    const unsigned blocks = detail::blocks_for((n + 256 * N - 1) / (256 * N));
+    return start_kernel(q, blocks, 256, 0, columns_kernel<N, Body, P...>, n, 0, body, p...);
   }
 #endif
   require(!q.on_gpu, "for_each: this program was built without CUDA");
@@ -154,8 +151,8 @@ void for_each_in_rows(const Queue& q, std::int64_t rows, std::int64_t columns, B
   if (q.on_gpu) {
     constexpr int N = packs::width_of<P...>();
     const std::int64_t n = rows * columns;
-    columns_kernel<N><<<detail::blocks_for((n + 256 * N - 1) / (256 * N)), 256, 0, q.stream>>>(n, columns, body, p...);
-    return check(cudaGetLastError());
+    const unsigned blocks = detail::blocks_for((n + 256 * N - 1) / (256 * N));
+    return start_kernel(q, blocks, 256, 0, columns_kernel<N, Body, P...>, n, columns, body, p...);
   }
 #endif
   require(!q.on_gpu, "for_each_in_rows: this program was built without CUDA");
@@ -200,12 +197,8 @@ void for_each_row(const Queue& q, std::int64_t rows, std::int64_t width, Body bo
     if constexpr (requires {
                     Body::reads_rows_again;
                   })  // few wide rows at a time: the second look finds them in the second cache
-      if (width > 8192) {
-        row_kernel<1024><<<detail::blocks_for(rows), 1024, 0, q.stream>>>(rows, body);
-        return check(cudaGetLastError());
-      }
-    row_kernel<256><<<detail::blocks_for(rows), detail::threads_for(width), 0, q.stream>>>(rows, body);
-    return check(cudaGetLastError());
+      if (width > 8192) return start_kernel(q, detail::blocks_for(rows), 1024, 0, row_kernel<1024, Body>, rows, body);
+    return start_kernel(q, detail::blocks_for(rows), detail::threads_for(width), 0, row_kernel<256, Body>, rows, body);
   }
 #endif
   require(!q.on_gpu, "for_each_row: this program was built without CUDA");
@@ -282,10 +275,9 @@ template <int K, class Term, class Finish>
 void reduce_rows(const Queue& q, std::int64_t rows, std::int64_t columns, Term term, Finish finish) {
   if (columns == 0) return;
 #if defined(__CUDACC__)
-  if (q.on_gpu) {
-    column_kernel<K><<<unsigned((columns + 31) / 32), dim3(32, 32), 0, q.stream>>>(rows, columns, term, finish);
-    return check(cudaGetLastError());
-  }
+  if (q.on_gpu)
+    return start_kernel(q, unsigned((columns + 31) / 32), dim3(32, 32), 0, column_kernel<K, Term, Finish>, rows, columns, term,
+                        finish);
 #endif
   require(!q.on_gpu, "reduce_rows: this program was built without CUDA");
   if (q.recording) return q.recording->add([=](const Queue& then) { reduce_rows<K>(then, rows, columns, term, finish); });
@@ -337,12 +329,11 @@ void sweep_rows(const Queue& q, std::int64_t rows, std::int64_t columns, [[maybe
     const SweepShares shares(rows, columns);
     const std::int64_t bytes = K * shares.stride * std::int64_t(sizeof(float));
     auto run = [&]<bool fits>() {
-      sweep_kernel<K, fits><<<unsigned(shares.blocks), detail::threads_for(columns), fits ? std::size_t(bytes) : 0, q.stream>>>(
-          rows, shares.stride, shares.rows_each, partials, body);
+      start_kernel(q, unsigned(shares.blocks), detail::threads_for(columns), fits ? std::size_t(bytes) : 0,
+                   sweep_kernel<K, fits, Body>, rows, shares.stride, shares.rows_each, partials, body);
     };
     if (rows > 0)  // a block may have 48 KiB unasked
       bytes <= 48 * 1024 ? run.template operator()<true>() : run.template operator()<false>();
-    check(cudaGetLastError());
     return reduce_rows<K>(q, rows > 0 ? shares.blocks : 0, columns, detail::SweptSums<K>{partials, shares.stride}, finish);
   }
 #endif
