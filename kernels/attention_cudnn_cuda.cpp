@@ -5,6 +5,7 @@
 #include <cstring>
 #include <unordered_map>
 
+#include "kernels/graph_check.h"
 #include "kernels/vendor_cuda.h"
 
 namespace lockstep {
@@ -41,10 +42,8 @@ void output(const Attributes& t, const AttentionShape& s, Name name, int64_t par
       .set_stride({s.length * parts * s.width(), s.size, parts * s.width(), 1});
 }
 
-/// The plan that cuDNN likes best, or nothing when it has none.
-std::shared_ptr<AttentionPlan> make_plan(cudnnHandle_t cudnn, const AttentionShape& s, DType dtype, bool backward) {
-  auto plan = std::make_shared<AttentionPlan>();
-  fe::graph::Graph& graph = plan->graph;
+/// A pass as cuDNN's frontend knows it.
+void describe(fe::graph::Graph& graph, const AttentionShape& s, DType dtype, bool backward) {
   graph.set_io_data_type(dtype == DType::bf16 ? fe::DataType_t::BFLOAT16 : fe::DataType_t::HALF)
       .set_intermediate_data_type(fe::DataType_t::FLOAT)
       .set_compute_data_type(fe::DataType_t::FLOAT);
@@ -70,6 +69,13 @@ std::shared_ptr<AttentionPlan> make_plan(cudnnHandle_t cudnn, const AttentionSha
     output(dk, s, dk_name, 3);
     output(dv, s, dv_name, 3);
   }
+}
+
+/// The plan that cuDNN likes best, or nothing when it has none.
+std::shared_ptr<AttentionPlan> make_plan(cudnnHandle_t cudnn, const AttentionShape& s, DType dtype, bool backward) {
+  auto plan = std::make_shared<AttentionPlan>();
+  fe::graph::Graph& graph = plan->graph;
+  describe(graph, s, dtype, backward);
   if (graph.build(cudnn, {fe::HeurMode_t::A}).is_bad() || graph.get_workspace_size(plan->workspace_bytes).is_bad())
     return nullptr;
   return plan;
@@ -105,6 +111,24 @@ bool cudnn_attention(const Queue& queue, const AttentionShape& s, View y, View l
 }
 bool cudnn_attention_backward(const Queue& queue, const AttentionShape& s, View dqkv, View dy, View y, View log_sum, View qkv) {
   return run(queue, s, true, qkv, y, log_sum, dqkv, dy);
+}
+
+GraphCheck check_attention(const std::string& properties, const AttentionShape& s, DType dtype, bool backward) {
+  auto device = std::make_shared<fe::DeviceProperties>();
+  fe::graph::Graph graph;
+  GraphCheck found;
+  auto good = [&](fe::error_t status) {
+    if (status.is_bad()) found.refusal = status.get_message();
+    return status.is_good();
+  };
+  if (!good(device->deserialize({properties.begin(), properties.end()}))) return found;
+  graph.set_device_properties(device);
+  describe(graph, s, dtype, backward);
+  if (!good(graph.validate()) || !good(graph.build_operation_graph()) || !good(graph.create_execution_plans({fe::HeurMode_t::A})))
+    return found;
+  found.offered = int(graph.get_execution_plan_count());
+  if (good(graph.check_support())) found.acceptable = found.offered;
+  return found;
 }
 
 }  // namespace lockstep::kernels::cuda
