@@ -15,7 +15,8 @@ namespace lockstep {
 /// was
 ///   captured with; the step's number (RandomKey::step_at), the upstream gradient (Tape::Options::upstream) and the optimizer's
 ///   numbers (Optimizer::prepare) are stored there before each replay.
-/// * The host neither waits for the queue nor reads from it, and copies nothing from its own memory.
+/// * The host neither waits for the queue nor reads from it, and copies nothing from its own memory. The work may wait for copies
+///   that others make beside it (Downloads::hold): for those started before a replay.
 /// * Memory comes from the device's arena, on this thread. What the work was handed stays with it as long as this lives.
 class CapturedStep {
  public:

@@ -147,7 +147,15 @@ void record(Event& event, const Queue& queue) {
   check(cudaEventRecord(static_cast<cudaEvent_t>(event.get()), queue.stream));
 }
 void wait(const Queue& queue, const Event& event) {
-  if (event) check(cudaStreamWaitEvent(queue.stream, static_cast<cudaEvent_t>(event.get())));
+  if (!event) return;
+  cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
+  check(cudaStreamIsCapturing(queue.stream, &capturing));
+  const bool captured = capturing == cudaStreamCaptureStatusActive;
+  check(cudaStreamWaitEvent(queue.stream, static_cast<cudaEvent_t>(event.get()),
+                            captured ? cudaEventWaitExternal : cudaEventWaitDefault));
+}
+void wait(const Event& event) {
+  if (event) check(cudaEventSynchronize(static_cast<cudaEvent_t>(event.get())));
 }
 void finish(const Event& event) noexcept {
   if (event) (void)cudaEventSynchronize(static_cast<cudaEvent_t>(event.get()));

@@ -37,8 +37,10 @@ void enter(const CopyStream&);
 /// nothing.
 using Event = std::shared_ptr<void>;
 void record(Event&, const Queue&);
-/// Later work in the queue, or the calling thread, waits for it.
+/// Later work in the queue, or the calling thread, waits for it. A queue that captures keeps the wait as a part of the graph, for
+/// what was recorded last when that is launched.
 void wait(const Queue&, const Event&);
+void wait(const Event&);
 void finish(const Event&) noexcept;
 
 /// Work put into the queue's stream (and streams that wait for it) by this thread is recorded, not run, until end_capture gives

@@ -25,6 +25,7 @@ CopyStream open_copy_stream(const Queue&) {
 void enter(const CopyStream&) {}
 void record(Event&, const Queue&) {}
 void wait(const Queue&, const Event&) {}
+void wait(const Event&) {}
 void finish(const Event&) noexcept {}
 void begin_capture(const Queue&) {
   throw Error(problem(), Exit::usage);

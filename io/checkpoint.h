@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "core/downloads.h"
 #include "core/group.h"
 #include "core/tensor.h"
 
@@ -35,17 +36,24 @@ struct CheckpointOptions {
 class CheckpointWriter {
  public:
   /// A tensor is whole on every rank, with the same values, or the ranks' views of it are parts that make it up. Views stay where
-  /// they are. Asynchronous: takes memory for this rank's share. Waits for the other ranks.
-  CheckpointWriter(std::string folder, std::vector<NamedView>, CheckpointOptions, const Queue&, Group&);
+  /// they are. Asynchronous: takes memory for this rank's share, which `downloads` fill from a GPU. Waits for the other ranks.
+  CheckpointWriter(std::string folder, std::vector<NamedView> views, CheckpointOptions options, const Queue& queue, Group& group)
+      : CheckpointWriter(std::move(folder), std::move(views), options, queue, group,
+                         options.asynchronous ? open_downloads(queue) : nullptr) {}
+  CheckpointWriter(std::string folder, std::vector<NamedView>, CheckpointOptions, const Queue&, Group&,
+                   std::unique_ptr<Downloads> downloads);
   /// Waits for the thread; what is not agreed by then is no checkpoint.
   ~CheckpointWriter();
   CheckpointWriter(const CheckpointWriter&) = delete;
   CheckpointWriter& operator=(const CheckpointWriter&) = delete;
 
-  /// Starts a checkpoint when none is under way. Asynchronous: returns when this rank's share is copied, and poll() or wait()
-  /// tell the outcome; otherwise returns when it is on disk, and the next call tells the outcome. `state` is a JSON object:
-  /// position, seed, lanes, choices, whatever a resumed run needs. Waits for the queue.
+  /// Starts a checkpoint when none is under way. Asynchronous: returns when this rank's share is copied, of a GPU when that has
+  /// begun (hold_queue), and poll() or wait() tell the outcome; otherwise returns when it is on disk, and the next call tells the
+  /// outcome. `state` is a JSON object: position, seed, lanes, choices, whatever a resumed run needs. Waits for the queue.
   void begin(std::int64_t step, const std::string& state);
+  /// Before work that changes what is saved: the queue's work from here on waits for the copy that begin() started. Of use
+  /// asynchronously on a GPU; on a CPU there is nothing to wait for. May be captured, and is then part of every replay.
+  void hold_queue();
   bool under_way() const;
 
   struct Outcome {

@@ -13,6 +13,7 @@
 
 #include "core/checksum.h"
 #include "core/device.h"
+#include "core/downloads.h"
 #include "io/agree.h"
 #include "io/checkpoint.h"
 #include "io/checkpoint_files.h"
@@ -134,6 +135,7 @@ struct CheckpointWriter::Parts {
   std::string mark;     // of temporary names, the same on all ranks
   Memory image;         // asynchronous: this rank's file as it will be
   std::string image_sums;
+  std::unique_ptr<Downloads> downloads;  // of a GPU, into the image
 
   enum class Phase : std::uint8_t {
     idle,
@@ -149,8 +151,14 @@ struct CheckpointWriter::Parts {
   double begun = 0, copied = 0;
   std::optional<Outcome> outcome;  // not yet told
 
-  Parts(std::string folder, std::vector<NamedView> views, CheckpointOptions options, const Queue& queue, Group& group)
-      : folder(std::move(folder)), views(std::move(views)), options(options), queue(queue), group(group) {}
+  Parts(std::string folder, std::vector<NamedView> views, CheckpointOptions options, const Queue& queue, Group& group,
+        std::unique_ptr<Downloads> downloads)
+      : folder(std::move(folder)),
+        views(std::move(views)),
+        options(options),
+        queue(queue),
+        group(group),
+        downloads(std::move(downloads)) {}
 
   View view_of(const Slice& s) const {
     const auto& [name, shape, view, begin] = views[s.tensor];
@@ -159,7 +167,7 @@ struct CheckpointWriter::Parts {
 
   void make_image() {
     const auto bytes = std::size_t(layout.bytes);
-    if (queue.on_gpu) {
+    if (downloads) {
       const auto pinned = host_source(queue);
       image = Memory(pinned.allocate(bytes), pinned.release);
       require(Exit::io, bool(image),
@@ -170,21 +178,22 @@ struct CheckpointWriter::Parts {
     std::memset(image.get(), 0, std::size_t(layout.bytes));  // touched now and not by the first checkpoint's step
     for (const auto& [at, bytes] : layout.rest) std::memcpy(image.get() + at, bytes.data(), bytes.size());
   }
-  /// Into the image. On the processor the checksums are made of what the copy has in the cache; a GPU copies by itself, all
-  /// slices in one go, and the thread makes them.
+  /// Into the image. On the processor the checksums are made of what the copy has in the cache; a GPU copies by itself while it
+  /// computes, and the thread waits for it and makes them.
   void copy_slices() {
     image_sums.clear();
+    std::vector<Downloads::Copy> copies;
     for (std::size_t i = 0; i < slices.size(); ++i) {
       const View from = view_of(slices[i]);
       std::byte* const to = image.get() + layout.offsets[i];
-      if (queue.on_gpu)
-        kernels::copy(queue, {to, from.size, from.dtype}, from);
+      if (downloads)
+        copies.push_back({{to, from.size, from.dtype}, from});
       else
         for_blocks(from, [&](std::int64_t at, std::size_t bytes) {
           image_sums += copy_and_sum(to + at, static_cast<const std::byte*>(from.data) + at, bytes);
         });
     }
-    kernels::synchronize(queue);
+    if (downloads) downloads->start(copies);
   }
 
   /// Writes this rank's files and returns the checksums of its blocks, one after another, and then those of the view. In the
@@ -236,10 +245,12 @@ struct CheckpointWriter::Parts {
 
   std::string write_image(RawFile& file) const {
     std::string sums = image_sums;
-    if (queue.on_gpu)
+    if (downloads) {
+      downloads->finish();
       for (std::size_t i = 0; i < slices.size(); ++i)
         for_blocks(view_of(slices[i]),
                    [&](std::int64_t at, std::size_t bytes) { sums += checksum(image.get() + layout.offsets[i] + at, bytes); });
+    }
     file.write_directly(layout.bytes, image.get());
     return sums;
   }
@@ -333,8 +344,8 @@ struct CheckpointWriter::Parts {
 };
 
 CheckpointWriter::CheckpointWriter(std::string folder, std::vector<NamedView> views, CheckpointOptions options,
-                                   const Queue& queue, Group& group)
-    : parts_(new Parts(std::move(folder), std::move(views), options, queue, group)) {
+                                   const Queue& queue, Group& group, std::unique_ptr<Downloads> downloads)
+    : parts_(new Parts(std::move(folder), std::move(views), options, queue, group, std::move(downloads))) {
   Parts& p = *parts_;
   std::vector<Manifest::Tensor> tensors;
   p.mark = agree(group, [&] {
@@ -373,12 +384,15 @@ void CheckpointWriter::begin(std::int64_t step, const std::string& state) {
   p.step = step, p.state = state, p.begun = now(), p.copied = 0;
   p.temporary = step_path(p.folder, step) + p.mark;
   if (std::exchange(p.failed, false)) p.clear();
-  if (p.options.asynchronous) p.copy_slices();
-  kernels::synchronize(p.queue);
+  p.options.asynchronous ? p.copy_slices() : kernels::synchronize(p.queue);
   p.start([&p] { return p.write_files(); });
   p.phase = Parts::Phase::writing;
   p.copied = now() - p.begun;
   if (!p.options.asynchronous) p.outcome = wait();
+}
+
+void CheckpointWriter::hold_queue() {
+  if (parts_->downloads) parts_->downloads->hold();
 }
 
 std::optional<CheckpointWriter::Outcome> CheckpointWriter::poll() {

@@ -194,6 +194,7 @@ class Trainer {
       std::vector<Tensor> losses;
       strategy_->begin_step();
       for (int lane = 0; lane < strategy_->lanes().count; ++lane) losses.push_back(run_lane(lane, batch_of));
+      checkpoints_->hold_queue();  // buffers change next, then weights and moments
       strategy_->finish_step();
       synced = now();
       optimizer_->update(float(config_.optimizer.clip));

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <future>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <random>
@@ -61,6 +62,7 @@ TEST(AsynchronousCheckpoint, HoldsTheValuesOfItsBeginning) {
         for (int step = 1; step <= 3; ++step) {
           const auto before = model.values();
           writer.begin(step, R"({"seed":7})");
+          writer.hold_queue();
           for (auto& t : model.tensors)  // training goes on
             if (t.size() > 0) kernels::fill(place.queue(), t.view(), float(step));
           EXPECT_TRUE(writer.under_way());
@@ -84,6 +86,66 @@ TEST(AsynchronousCheckpoint, HoldsTheValuesOfItsBeginning) {
         }
       });
     }
+}
+
+/// Copies on a thread of their own, and slowly, as a GPU's stream does; the queue is the thread that waits.
+class SlowDownloads : public Downloads {
+ public:
+  void start(const std::vector<Copy>& copies) override {
+    under_way = std::async(std::launch::async, [copies] {
+                  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+                  for (const auto& [to, from] : copies) kernels::copy({}, to, from);
+                }).share();
+  }
+  void hold() override { finish(); }
+  void finish() override {
+    if (under_way.valid()) under_way.get();
+  }
+  bool done() const { return under_way.wait_for(std::chrono::seconds(0)) == std::future_status::ready; }
+
+ private:
+  std::shared_future<void> under_way;
+};
+
+TEST(AsynchronousCheckpoint, CopiesThatTheStepDoesNotWaitForAreWhatIsWritten) {
+  Saved run;
+  Model model(run.device, 1);
+  auto made = std::make_unique<SlowDownloads>();
+  SlowDownloads& downloads = *made;
+  CheckpointWriter writer(run.folder.path, model.views, {.asynchronous = true}, run.device.queue(), *run.group, std::move(made));
+  for (int step = 1; step <= 3; ++step) {
+    const auto before = model.values();
+    writer.begin(step, "{}");
+    EXPECT_FALSE(downloads.done()) << "begin() returns while copies are under way";
+    EXPECT_FALSE(writer.poll());
+    writer.hold_queue();
+    for (auto& t : model.tensors)
+      if (t.size() > 0) kernels::fill(run.device.queue(), t.view(), float(step));
+    EXPECT_EQ(writer.wait()->problem, "");
+    const auto found = find_checkpoint(run.folder.path, *run.group);
+    ASSERT_TRUE(found);
+    EXPECT_EQ(found->step, step);
+    Model loaded(run.device, 9);
+    load_checkpoint(*found, loaded.views, Match::all, run.device.queue(), *run.group);
+    EXPECT_EQ(loaded.values(), before);
+  }
+}
+
+TEST(AsynchronousCheckpoint, CopiesThatFailAreNoCheckpoint) {
+  struct Failing : Downloads {
+    void start(const std::vector<Copy>&) override {}
+    void hold() override {}
+    void finish() override { throw Error("a copy failed"); }
+  };
+  Saved run;
+  const Model model(run.device, 1);
+  CheckpointWriter writer(run.folder.path, model.views, {.asynchronous = true}, run.device.queue(), *run.group,
+                          std::make_unique<Failing>());
+  writer.begin(1, "{}");
+  const auto ended = writer.wait();
+  EXPECT_NE(ended->problem.find("a copy failed"), std::string::npos) << ended->problem;
+  EXPECT_NE(ended->exit, Exit::io) << "the run does not go on";
+  EXPECT_FALSE(find_checkpoint(run.folder.path, *run.group));
 }
 
 TEST(AsynchronousCheckpoint, FailureIsToldToEveryRankAndTheNextOneWorks) {
