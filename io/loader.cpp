@@ -9,8 +9,6 @@
 #include <mutex>
 #include <thread>
 
-#include "core/uploads.h"
-
 namespace lockstep::io {
 namespace {
 
@@ -25,14 +23,16 @@ class Prefetcher {
   /// Fills it in; false: there are no more.
   using Plan = std::function<bool(std::int64_t index, Want& want)>;
 
-  Prefetcher(const Dataset& dataset, Device& device, DType dtype, std::size_t ahead, Plan plan)
+  /// `uploads`: those to use, or null for its own where the device wants any.
+  Prefetcher(const Dataset& dataset, Device& device, DType dtype, std::size_t ahead, std::shared_ptr<Uploads> uploads, Plan plan)
       : dataset_(dataset),
         dtype_(dataset.info().kind == DataKind::tokens ? DType::i32 : dtype),
         ahead_(ahead),
         plan_(std::move(plan)),
         buffers_({[](std::size_t bytes) { return static_cast<std::byte*>(std::aligned_alloc(256, bytes)); },
                   [](std::byte* data) { std::free(data); }}),
-        uploads_(device.kind() == DeviceKind::cpu ? nullptr : std::make_unique<Uploads>(device, "batches read ahead")),
+        uploads_(uploads || device.kind() == DeviceKind::cpu ? std::move(uploads)
+                                                             : std::make_shared<Uploads>(device, "batches read ahead")),
         thread_([this] { run(); }) {}
 
   ~Prefetcher() {
@@ -175,7 +175,7 @@ class Prefetcher {
   const std::size_t ahead_;
   const Plan plan_;
   Arena buffers_;                     // batches given back are filled again
-  std::unique_ptr<Uploads> uploads_;  // in their place on a GPU
+  std::shared_ptr<Uploads> uploads_;  // in their place on a GPU
 
   std::mutex mutex_;
   std::condition_variable changed_;
@@ -221,7 +221,7 @@ Loader::Loader(const Dataset& dataset, Device& device, LoaderOptions options) {
     return true;
   };
   const auto ahead = std::size_t(std::max(1, options.steps_ahead)) * std::size_t(options.lane_count);
-  work_->prefetcher.emplace(dataset, device, options.dtype, ahead, plan);
+  work_->prefetcher.emplace(dataset, device, options.dtype, ahead, nullptr, plan);
 }
 
 Loader::~Loader() = default;
@@ -269,7 +269,7 @@ Pass::Pass(const Dataset& dataset, Device& device, PassOptions options) : work_(
     for (std::int64_t i = begin; i < end; ++i) out[std::size_t(i - begin)] = i;
     return true;
   };
-  work_->prefetcher.emplace(dataset, device, options.dtype, 2, plan);
+  work_->prefetcher.emplace(dataset, device, options.dtype, 2, options.uploads, plan);
 }
 
 Pass::~Pass() = default;

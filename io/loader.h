@@ -3,6 +3,7 @@
 #include <memory>
 #include <optional>
 
+#include "core/uploads.h"
 #include "io/batch.h"
 #include "io/dataset.h"
 #include "io/stream.h"
@@ -58,6 +59,7 @@ struct PassOptions {
   std::int64_t rows_per_batch = 256;
   std::int64_t rows = 0;  ///< stop after this many rows of the dataset; 0: all
   DType dtype = DType::f32;
+  std::shared_ptr<Uploads> uploads = nullptr;  ///< whose memory one pass after another uses: getting a GPU's takes long
 };
 
 /// One pass over a dataset in the order of the file, for evaluation. Batch b is rows [b * rows_per_batch, …), the last one

@@ -25,7 +25,8 @@ Evaluation evaluate(const Session& session, const nn::Model& model, const io::Da
                  .ranks = session.size(),
                  .rows_per_batch = options.rows_per_batch,
                  .rows = options.batches * options.rows_per_batch,
-                 .dtype = options.dtype});
+                 .dtype = options.dtype,
+                 .uploads = options.uploads});
   std::vector<Sums> mine;
   while (auto batch = pass.next()) {
     Tape tape(device, {.mode = Mode::evaluate, .recording = false});

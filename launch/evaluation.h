@@ -1,6 +1,7 @@
 #pragma once
 
 #include "core/nn/model.h"
+#include "core/uploads.h"
 #include "io/dataset.h"
 #include "launch/session.h"
 
@@ -16,6 +17,7 @@ struct Evaluation {
 struct EvaluationOptions {
   std::int64_t rows_per_batch = 64, batches = 0;  ///< batches 0: all of the dataset
   DType dtype = DType::f32;
+  std::shared_ptr<Uploads> uploads = nullptr;  ///< io::PassOptions
 };
 
 /// Forward over the dataset in evaluate mode, batches dealt out to the ranks. Batches are summed in the order of the file, so the

@@ -396,10 +396,13 @@ class Trainer {
   void evaluate_now() {
     if (!data_.validation) return;
     const bool tokens = data_.train->info().kind == io::DataKind::tokens;
+    if (on_gpu() && !evaluation_uploads_)
+      evaluation_uploads_ = std::make_shared<Uploads>(session_.device(), "batches of evaluation");
     Evaluation e = evaluate(session_, *model_, *data_.validation,
                             {.rows_per_batch = tokens ? config_.train.rows_per_lane : 64,
                              .batches = config_.log.evaluate_batches,
-                             .dtype = to_dtype(config_.train.precision)});
+                             .dtype = to_dtype(config_.train.precision),
+                             .uploads = evaluation_uploads_});
     ordered_json line = {{"step", step_}, {"val/loss", e.loss}};
     if (e.accuracy >= 0) line["val/accuracy"] = e.accuracy;
     write_metrics(line);
@@ -554,6 +557,7 @@ class Trainer {
   Tensor upstream_, step_number_;  // 1 / the step's global weight; what random numbers are drawn for
   optim::Schedule schedule_;
   std::optional<io::Loader> loader_;
+  std::shared_ptr<Uploads> evaluation_uploads_;  // of a GPU, kept from one evaluation to the next
   std::optional<io::CheckpointWriter> checkpoints_;
   std::optional<io::MetricsFile> metrics_;  // rank 0
   std::string folder_, saved_products_;

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <chrono>
 #include <numeric>
+#include <set>
 #include <thread>
 
 #include "tests/io/files.h"
@@ -327,6 +328,24 @@ TEST(Loader, CarriesWhatTheThreadMet) {
       EXPECT_EQ(e.exit(), Exit::bad_data);
     }
     EXPECT_EQ(loader.step(), 4);
+  }
+}
+
+TEST(Pass, UsesTheMemoryOfTheOneBefore) {
+  for (auto& device : test::devices()) {
+    const Numbered data(40);
+    const auto uploads = std::make_shared<Uploads>(*device, "test");
+    std::set<const void*> addresses;
+    for (int pass = 0; pass < 10; ++pass) {
+      Pass batches(data, *device, {.rows_per_batch = 8, .uploads = uploads});
+      std::int64_t first = 0;
+      for (; auto batch = batches.next(); first += 8) {
+        addresses.insert(batch->inputs.view().data);
+        EXPECT_EQ(rows_of(*device, *batch)[0], first);
+      }
+      EXPECT_EQ(first, 40);
+    }
+    EXPECT_LE(addresses.size(), 5u) << "what is read ahead, taken, and waits to be filled again";
   }
 }
 
