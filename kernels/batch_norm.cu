@@ -14,68 +14,21 @@ namespace {
 
 using std::int64_t;
 
-/// A GPU with few channels would be idle: `parts` neighbouring rows then count as one row of parts * channels columns, whose sums
-/// are added in a second pass.
-int64_t parts_of(const Queue& q, int64_t rows, int64_t channels) {
-  if (!q.on_gpu || channels >= 8192) return 1;
-  int64_t wanted = 8192 / channels, useful = rows / 64;
-  return useful < 1 ? 1 : wanted < useful ? wanted : useful;
-}
-
-template <int K, class Term>
-struct Wide {
-  Term term;
-  int64_t rows, channels, parts;
-  HD Sums<K> operator()(int64_t r, int64_t column) const {
-    int64_t row = r * parts + column / channels;
-    return row < rows ? term(row, column % channels) : Sums<K>{};
-  }
-};
-template <int K>
-struct Store {
-  float* sums;
-  HD void operator()(int64_t column, Sums<K> total) const {
-    for (int k = 0; k < K; ++k) sums[column * K + k] = total[k];
-  }
-};
-template <int K>
-struct Load {
-  const float* sums;
-  int64_t channels;
-  HD Sums<K> operator()(int64_t part, int64_t c) const {
-    Sums<K> s;
-    for (int k = 0; k < K; ++k) s.v[k] = sums[(part * channels + c) * K + k];
-    return s;
-  }
-};
-
-/// Memory beside the tensors: three values a channel, and the sums of parts or of blocks.
+/// Memory beside the tensors: three values a channel, and sums of shares or of blocks.
 struct Scratch {
-  int64_t parts;
   float *scale, *mean_gradient, *slope, *sums;
-  Scratch(const Queue& q, int64_t rows, int64_t channels) : parts(parts_of(q, rows, channels)) {
-    scale = workspace(q, 3 * channels + (q.on_gpu ? 2 * parts * channels : rows_cpu::sums_size(rows, channels)));
-    mean_gradient = scale + channels;
-    slope = mean_gradient + channels;
-    sums = slope + channels;
+  Scratch(const Queue& q, int64_t rows, int64_t channels) {
+    const int64_t room = (channels + 7) / 8 * 8;  // the sums begin at an address for vectors
+    scale = workspace(q, 3 * room + (q.on_gpu ? SumShares(rows, channels).floats(2) : rows_cpu::sums_size(rows, channels)));
+    mean_gradient = scale + room;
+    slope = mean_gradient + room;
+    sums = slope + room;
   }
 };
-
-/// finish(c, sums of term(r, c) over all rows) for every channel.
-template <int K, class Term, class Finish>
-void channel_sums(const Queue& q, int64_t rows, int64_t channels, const Scratch& scratch, Term term, Finish finish) {
-  if (scratch.parts == 1) return reduce_rows<K>(q, rows, channels, term, finish);
-  const int64_t parts = scratch.parts;
-  reduce_rows<K>(q, (rows + parts - 1) / parts, parts * channels, Wide<K, Term>{term, rows, channels, parts},
-                 Store<K>{scratch.sums});
-  reduce_rows<K>(q, parts, channels, Load<K>{scratch.sums, channels}, finish);
-}
 
 template <class T>
 struct MeanTerm {
-  const T* x;
-  int64_t channels;
-  HD Sums<1> operator()(int64_t r, int64_t c) const { return {float(x[r * channels + c])}; }
+  HD Sums<1> operator()(T x) const { return Sums<1>{{float(x)}}; }
 };
 struct MeanFinish {
   float* mean;
@@ -85,12 +38,9 @@ struct MeanFinish {
 
 template <class T>
 struct VarianceTerm {
-  const T* x;
-  const float* mean;
-  int64_t channels;
-  HD Sums<1> operator()(int64_t r, int64_t c) const {
-    float d = float(x[r * channels + c]) - mean[c];
-    return {d * d};
+  HD Sums<1> operator()(T x, float mean) const {
+    float d = float(x) - mean;
+    return Sums<1>{{d * d}};
   }
 };
 template <class T>
@@ -132,25 +82,17 @@ void for_each_element(const Queue& q, int64_t rows, int64_t channels, Body body,
   q.on_gpu ? for_each_in_rows(q, rows, channels, body, p...) : rows_cpu::each_backwards(rows, channels, body, p...);
 }
 
-template <class T, bool relu>
+template <class T>
 struct GradientTerm {
-  const T* dy;
-  const T* x;
-  const float* mean;
-  const float* scale;
-  const T* b;
-  int64_t channels;
-  /// The gradient behind relu. dy is read in any case: a read that depends on a condition keeps compilers from vectorising.
-  HD float upstream(int64_t i, int64_t c) const {
-    float d = float(dy[i]);
-    if constexpr (relu) d = normalised(float(x[i]), mean[c], scale[c], float(b[c])) > 0 ? d : 0.f;
-    return d;
+  HD Sums<2> operator()(T dy, T x, float mean) const { return terms(float(dy), float(x) - mean); }
+  HD Sums<2> operator()(T dy, T x, float mean, float scale, T b) const {  // behind relu
+    float d = float(dy);
+    d = normalised(float(x), mean, scale, float(b)) > 0 ? d : 0.f;
+    return terms(d, float(x) - mean);
   }
-  HD Sums<2> operator()(int64_t r, int64_t c) const { return at(r * channels + c, c); }
-  HD Sums<2> at(int64_t i, int64_t c) const {
-    float d = upstream(i, c);
-    return {{d, d * (float(x[i]) - mean[c])}};
-  }
+
+ private:
+  HD static Sums<2> terms(float d, float x) { return Sums<2>{{d, d * x}}; }
 };
 template <class W>
 struct GradientFinish {
@@ -217,8 +159,9 @@ void batch_norm(const Queue& q, View y, View mean, View variance, View x, View w
     float *m = mean.as<float>(), *v = variance.as<float>();
     const VarianceFinish<T> finish{v, scratch.scale, w.as<T>(), float(rows), epsilon};
     if (q.on_gpu) {
-      channel_sums<1>(q, rows, channels, scratch, MeanTerm<T>{x.as<T>(), channels}, MeanFinish{m, float(rows)});
-      channel_sums<1>(q, rows, channels, scratch, VarianceTerm<T>{x.as<T>(), m, channels}, finish);
+      const T* in = x.as<const T>();
+      reduce_rows<1>(q, rows, channels, scratch.sums, MeanTerm<T>{}, MeanFinish{m, float(rows)}, in);
+      reduce_rows<1>(q, rows, channels, scratch.sums, VarianceTerm<T>{}, finish, in, per_column(m));
     } else {
       rows_cpu::statistics(rows, channels, x.as<T>(), scratch.sums, [=](int64_t c, float mean, float squares) {
         m[c] = mean;
@@ -266,7 +209,6 @@ void batch_norm_backward(const Queue& q, View dx, View dw, View db, View dy, Vie
     const float *m = mean.as<float>(), *v = variance.as<float>();
     for_each(q, channels, Scale<T>{scratch.scale, v, w.as<T>(), epsilon});
     visit_flag(relu, [&]<bool cut>() {
-      const GradientTerm<T, cut> term{dy.as<T>(), x.as<T>(), m, scratch.scale, cut ? b.as<T>() : nullptr, channels};
       auto sums = [&]<class W>() {
         const GradientFinish<W> finish{dw.as<W>(),
                                        db.as<W>(),
@@ -277,9 +219,14 @@ void batch_norm_backward(const Queue& q, View dx, View dw, View db, View dy, Vie
                                        epsilon,
                                        write_w == Write::accumulate,
                                        write_b == Write::accumulate};
-        if (q.on_gpu) return channel_sums<2>(q, rows, channels, scratch, term, finish);
-        rows_cpu::two_sums(
-            rows, channels, scratch.sums, [=](int64_t i, int64_t c) { return term.at(i, c); }, finish);
+        auto of = [&](auto... columns) {
+          q.on_gpu ? reduce_rows<2>(q, rows, channels, scratch.sums, GradientTerm<T>{}, finish, columns...)
+                   : rows_cpu::two_sums(rows, channels, scratch.sums, GradientTerm<T>{}, finish, columns...);
+        };
+        if constexpr (cut)
+          of(dy.as<const T>(), x.as<const T>(), per_column(m), per_column(scratch.scale), per_column(b.as<const T>()));
+        else
+          of(dy.as<const T>(), x.as<const T>(), per_column(m));
       };
       (dw ? dw : db).dtype == dtype_of<T> ? sums.template operator()<T>() : sums.template operator()<float>();
       if (!dx) return;

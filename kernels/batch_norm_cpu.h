@@ -101,9 +101,9 @@ void each_backwards(int64_t rows, int64_t channels, Body body, P... p) {
   });
 }
 
-/// finish(c, sums over rows of the two numbers that term(i, c) gives) for every channel.
-template <class Term, class Finish>
-void two_sums(int64_t rows, int64_t channels, float* sums, Term term, Finish finish) {
+/// finish(c, sums over rows of the two numbers that term(elements…) of columns of memory gives) for every channel.
+template <class Term, class Finish, class... P>
+void two_sums(int64_t rows, int64_t channels, float* sums, Term term, Finish finish, P... p) {
   const int64_t blocks = block_count(rows);
   for_each_block(rows, channels, block_rows(rows), Direction::forwards, [=](int64_t b, int64_t begin, int64_t end) {
     float *left = sums + b * 2 * channels, *right = left + channels;
@@ -113,7 +113,7 @@ void two_sums(int64_t rows, int64_t channels, float* sums, Term term, Finish fin
       for (int64_t c = 0; c < channels; ++c) {
         float a = 0, b = 0;
         for (int i = 0; i < n; ++i) {
-          Sums<2> s = term((r + i) * channels + c, c);
+          Sums<2> s = term(packs::at(p, (r + i) * channels + c, c)...);
           a += s.v[0];
           b += s.v[1];
         }

@@ -1,6 +1,7 @@
 #include "kernels/binary.h"
 
 #include "kernels/base/launch.h"
+#include "kernels/vendor.h"
 
 namespace lockstep::kernels {
 namespace {
@@ -63,16 +64,15 @@ struct BackwardB {
   const T* dy;
   const T* a;
   const T* b;
-  std::int64_t columns;
   bool accumulate;
-  HD void operator()(std::int64_t i) const { store(i, term(i, i)); }                                               // b like a
-  HD Sums<1> operator()(std::int64_t row, std::int64_t c) const { return Sums<1>{{term(row * columns + c, c)}}; }  // b a row
+  HD void operator()(std::int64_t i) const {  // b like a
+    store(i, float(dy[i]) * (Op::linear ? Op::slope_b(0, 0) : Op::slope_b(float(a[i]), float(b[i]))));
+  }
+  HD Sums<1> operator()(T d) const { return Sums<1>{{float(d) * Op::slope_b(0, 0)}}; }  // b a row, linear
+  HD Sums<1> operator()(T d, T left, T right) const { return Sums<1>{{float(d) * Op::slope_b(float(left), float(right))}}; }
   HD void operator()(std::int64_t c, Sums<1> total) const { store(c, total[0]); }
 
  private:
-  HD float term(std::int64_t i, std::int64_t j) const {
-    return float(dy[i]) * (Op::linear ? Op::slope_b(0, 0) : Op::slope_b(float(a[i]), float(b[j])));
-  }
   HD void store(std::int64_t j, float d) const { db[j] = G(accumulate ? float(db[j]) + d : d); }
 };
 
@@ -125,12 +125,16 @@ void binary_backward_b(const Queue& q, Binary op, View db, View dy, View a, View
       require(Op::linear || (a.size == dy.size && b.size == db.size), "binary_backward_b: a has {} elements, dy {}, b {}, db {}",
               a.size, dy.size, b.size, db.size);
       auto run = [&]<class G>() {
-        std::int64_t columns = db.size;
-        BackwardB<Op, T, G> body{db.as<G>(), dy.as<T>(), a.as<T>(), b.as<T>(), columns, write == Write::accumulate};
-        if (dy.size == columns)
-          for_each(q, columns, body);
+        const std::int64_t columns = db.size;
+        const BackwardB<Op, T, G> body{db.as<G>(), dy.as<T>(), a.as<T>(), b.as<T>(), write == Write::accumulate};
+        if (dy.size == columns) return for_each(q, columns, body);
+        const std::int64_t rows = dy.size / columns;
+        float* partials = q.on_gpu ? workspace(q, SumShares(rows, columns).floats(1)) : nullptr;
+        auto sums = [&](auto... p) { reduce_rows<1>(q, rows, columns, partials, body, body, p...); };
+        if constexpr (Op::linear)
+          sums(dy.as<const T>());
         else
-          reduce_rows<1>(q, dy.size / columns, columns, body, body);
+          sums(dy.as<const T>(), a.as<const T>(), per_column(b.as<const T>()));
       };
       if (db.dtype == dy.dtype)
         run.template operator()<T>();

@@ -1,6 +1,7 @@
 #include "kernels/reduce.h"
 
 #include "kernels/base/launch.h"
+#include "kernels/vendor.h"
 
 namespace lockstep::kernels {
 namespace {
@@ -56,13 +57,14 @@ struct ColumnsBackward {
   }
 };
 
-template <class T, class Y>
+template <class Y>
 struct Rows {
   Y* y;
-  const T* x;
-  std::int64_t columns;
   bool accumulate;
-  HD Sums<1> operator()(std::int64_t row, std::int64_t c) const { return Sums<1>{{float(x[row * columns + c])}}; }
+  template <class T>
+  HD Sums<1> operator()(T x) const {
+    return Sums<1>{{float(x)}};
+  }
   HD void operator()(std::int64_t c, Sums<1> total) const { y[c] = Y(accumulate ? float(y[c]) + total[0] : total[0]); }
 };
 
@@ -164,8 +166,9 @@ void sum_rows(const Queue& q, View y, View x, std::int64_t columns, Write write)
   std::int64_t rows = rows_of("sum_rows", x, columns);
   require(y.size == columns, "sum_rows: {} results for {} columns", y.size, columns);
   visit_result(x.dtype, y.dtype, [&]<class T, class Y>() {
-    Rows<T, Y> body{y.as<Y>(), x.as<T>(), columns, write == Write::accumulate};
-    reduce_rows<1>(q, rows, columns, body, body);
+    const Rows<Y> body{y.as<Y>(), write == Write::accumulate};
+    float* partials = q.on_gpu ? workspace(q, SumShares(rows, columns).floats(1)) : nullptr;
+    reduce_rows<1>(q, rows, columns, partials, body, body, x.as<const T>());
   });
 }
 

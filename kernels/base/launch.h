@@ -7,8 +7,8 @@
 //   for_each_in_rows(queue, rows, width, body, columns...)   as the first, where some columns have one value for each column
 //   for_each_group(queue, first, n, body)               body.group(g), body.element(i): elements by fours, for random numbers
 //   for_each_row(queue, rows, width, body)              body(team, row): one team of threads works on one row
-//   reduce_rows<K>(queue, rows, columns, term, finish)  K sums over rows, for every column
-//   sweep_rows<K>(queue, rows, columns, body, finish)   body(team, row, sums): both at once, in one pass
+//   reduce_rows<K>(queue, rows, columns, partials, term, finish, columns...)  K sums over rows, for every column
+//   sweep_rows<K>(queue, rows, columns, partials, body, finish)   body(team, row, sums): both at once, in one pass
 //   for_each_block(rows, columns, size, direction, work) on the CPU alone: work(b, begin, end) for every block of rows
 //
 // A team (team.h) is one CPU thread or one CUDA block, whose members share the columns of a row. Bodies are copied; they hold
@@ -33,6 +33,32 @@
 
 namespace lockstep {
 
+/// How a GPU's blocks share rows whose columns are summed: by the shape alone, so that sums do not depend on the kind of GPU.
+/// About 1024 blocks, which fill the largest twice, with `least` rows or more, so that their sums cost little beside them.
+struct RowShares {
+  std::int64_t rows_each, count, stride;  ///< floats from one row of sums to the next
+  /// Of `tiles` blocks that share the columns of the same rows.
+  RowShares(std::int64_t rows, std::int64_t columns, std::int64_t tiles, std::int64_t least)
+      : rows_each(rows * tiles > least * 1024 ? (rows * tiles + 1023) / 1024 : least),
+        count((rows + rows_each - 1) / rows_each),
+        stride((columns + 7) / 8 * 8) {}
+  /// Memory for `sums` sums a column of all shares.
+  std::int64_t floats(int sums) const { return count * sums * stride; }
+};
+/// Of sweep_rows.
+struct SweepShares : RowShares {
+  SweepShares(std::int64_t rows, std::int64_t columns) : RowShares(rows, columns, 1, 8) {}
+};
+/// Of reduce_rows: tiles of about one size, of at most 256 columns.
+struct SumShares : RowShares {
+  std::int64_t tiles, tile;
+  SumShares(std::int64_t rows, std::int64_t columns) : SumShares(rows, columns, (columns + 255) / 256) {}
+
+ private:
+  SumShares(std::int64_t rows, std::int64_t columns, std::int64_t tiles)
+      : RowShares(rows, columns, tiles, 64), tiles(tiles), tile((columns + 8 * tiles - 1) / (8 * tiles) * 8) {}
+};
+
 #if defined(__CUDACC__)
 template <class Body>
 __global__ void each_kernel(std::int64_t n, Body body) {
@@ -49,25 +75,81 @@ template <int threads, class Body>
 __global__ void __launch_bounds__(threads) row_kernel(std::int64_t rows, Body body) {
   for (std::int64_t row = blockIdx.x; row < rows; row += gridDim.x) body(BlockTeam{}, row);
 }
-/// A block has 32 columns and 32 threads for each, which share the rows; their sums are added in order.
-template <int K, class Term, class Finish>
-__global__ void column_kernel(std::int64_t rows, std::int64_t columns, Term term, Finish finish) {
-  __shared__ Sums<K> parts[32][33];
-  std::int64_t c = blockIdx.x * std::int64_t(32) + threadIdx.x;
-  Sums<K> total{};
+/// K sums over rows for a tile of columns and a share of the rows. Threads side by side have N neighbouring columns each, threads
+/// below them other rows; theirs are added in pairs.
+template <int N, int K, class Term, class... P>
+__global__ void __launch_bounds__(256, 3)
+    sums_kernel(std::int64_t rows, std::int64_t columns, SumShares shares, float* partials, Term term, P... p) {
+  constexpr int values = N * K;
+  __shared__ float parts[values][128];
+  const int across = int(shares.tile) / N, down = int(blockDim.x) / across;
+  const int x = int(threadIdx.x) % across, y = int(threadIdx.x) / across;
+  const std::int64_t share = blockIdx.x / shares.tiles, c = blockIdx.x % shares.tiles * shares.tile + x * N;
+  const std::int64_t begin = share * shares.rows_each, end = begin + shares.rows_each < rows ? begin + shares.rows_each : rows;
+  const bool whole = (packs::aligned<N>(p) && ...) && columns % N == 0;
+  float totals[values] = {};
+  auto add = [&](int i, Sums<K> s) {
+    for (int k = 0; k < K; ++k) totals[k * N + i] += s[k];
+  };
+  std::int64_t r = begin + y;
+  if (y < down && c < columns && whole) {
+    auto row = [&](std::int64_t r) {
+      auto neighbours = [&](auto... loaded) {
+        for (int i = 0; i < N; ++i) add(i, term(loaded.v[i]...));
+      };
+      neighbours(packs::load<N>(p, r * columns + c, c)...);
+    };
+    for (; r + 3 * down < end; r += 4 * down)  // four rows are on their way together
+#pragma unroll
+      for (int i = 0; i < 4; ++i) row(r + i * down);
+    for (; r < end; r += down) row(r);
+  } else if (y < down && c < columns) {
+    for (; r < end; r += down)
+      for (int i = 0; i < N; ++i)
+        if (c + i < columns) add(i, term(packs::at(p, r * columns + c + i, c + i)...));
+  }
+  for (int left = down; left > 1;) {
+    const int half = (left + 1) / 2;
+    const int at = (y - (y < half ? 0 : half)) * across + x;
+    if (y >= half && y < left)
+      for (int i = 0; i < values; ++i) parts[i][at] = totals[i];
+    __syncthreads();
+    if (y + half < left)
+      for (int i = 0; i < values; ++i) totals[i] += parts[i][at];
+    __syncthreads();
+    left = half;
+  }
+  if (y != 0 || c >= columns) return;
+  for (int k = 0; k < K; ++k) {
+    packs::Pack<float, N> sums;
+    for (int i = 0; i < N; ++i) sums.v[i] = totals[k * N + i];
+    packs::store(out(partials), (share * K + k) * shares.stride + c, sums);
+  }
+}
+/// The sums of all shares, for eight columns with 128 threads each; theirs are added in pairs.
+template <int K, class Finish>
+__global__ void __launch_bounds__(1024)
+    totals_kernel(std::int64_t columns, RowShares shares, const float* partials, Finish finish) {
+  __shared__ Sums<K> parts[128][8];
+  const std::int64_t c = blockIdx.x * std::int64_t(8) + threadIdx.x % 8;
+  const int y = int(threadIdx.x) / 8;
+  Sums<K>& total = parts[y][threadIdx.x % 8];
+  total = {};
   if (c < columns)
-    for (std::int64_t r = threadIdx.y; r < rows; r += 32) total.add(term(r, c));
-  parts[threadIdx.y][threadIdx.x] = total;
-  __syncthreads();
-  if (threadIdx.y != 0 || c >= columns) return;
-  for (int y = 1; y < 32; ++y) total.add(parts[y][threadIdx.x]);
-  finish(c, total);
+    for (std::int64_t share = y; share < shares.count; share += 128)
+      for (int k = 0; k < K; ++k) total.v[k] += partials[(share * K + k) * shares.stride + c];
+  for (int half = 64; half > 0; half /= 2) {
+    __syncthreads();
+    if (y < half) total.add(parts[y + half][threadIdx.x % 8]);
+  }
+  if (y == 0 && c < columns) finish(c, total);
 }
 /// A block meets its rows one after another and keeps their sums: in shared memory, or where they do not fit in its part of
 /// `partials`, where they end in any case.
 template <int K, bool fits, class Body>
 __global__ void __launch_bounds__(256)
-    sweep_kernel(std::int64_t rows, std::int64_t stride, std::int64_t rows_each, float* partials, Body body) {
+    sweep_kernel(std::int64_t rows, RowShares shares, float* partials, Body body) {
+  const std::int64_t stride = shares.stride, rows_each = shares.rows_each;
   extern __shared__ float4 sweep_memory[];
   float* own = partials + std::int64_t(blockIdx.x) * K * stride;
   float* sums = fits ? reinterpret_cast<float*>(sweep_memory) : own;
@@ -270,53 +352,48 @@ void reduce_blocks(std::int64_t blocks, std::int64_t columns, std::int64_t rows,
   }
 }
 
-/// finish(c, totals) for every column, where totals are the K sums of term(r, c) over rows (both are Sums<K>).
-template <int K, class Term, class Finish>
-void reduce_rows(const Queue& q, std::int64_t rows, std::int64_t columns, Term term, Finish finish) {
+namespace detail {
+template <int K, class Term, class... P>
+void add_row(float* sums, std::int64_t row, std::int64_t columns, Term term, P... p) {
+#pragma omp simd
+  for (std::int64_t c = 0; c < columns; ++c) {
+    Sums<K> s = term(packs::at(p, row * columns + c, c)...);
+    for (int k = 0; k < K; ++k) sums[k * columns + c] += s[k];
+  }
+}
+#if defined(__CUDACC__)
+template <int K, class Finish>
+void finish_shares(const Queue& q, std::int64_t columns, RowShares shares, const float* partials, Finish finish) {
+  start_kernel(q, unsigned((columns + 7) / 8), 1024, 0, totals_kernel<K, Finish>, columns, shares, partials, finish);
+}
+#endif
+}  // namespace detail
+
+/// finish(c, totals) for every column, where totals are the K sums over rows of term(elements...) of columns of memory (both are
+/// Sums<K>), in a fixed order. `partials`, on a GPU: memory for SumShares(rows, columns).floats(K).
+template <int K, class Term, class Finish, class... P>
+void reduce_rows(const Queue& q, std::int64_t rows, std::int64_t columns, [[maybe_unused]] float* partials, Term term,
+                 Finish finish, P... p) {
   if (columns == 0) return;
 #if defined(__CUDACC__)
-  if (q.on_gpu)
-    return start_kernel(q, unsigned((columns + 31) / 32), dim3(32, 32), 0, column_kernel<K, Term, Finish>, rows, columns, term,
-                        finish);
+  if (q.on_gpu) {
+    constexpr int N = packs::width_of<P...>();
+    const SumShares shares(rows, columns);
+    if (rows > 0)
+      start_kernel(q, unsigned(shares.count * shares.tiles), 256, 0, sums_kernel<N, K, Term, P...>, rows, columns, shares,
+                   partials, term, p...);
+    return detail::finish_shares<K>(q, columns, shares, partials, finish);
+  }
 #endif
   require(!q.on_gpu, "reduce_rows: this program was built without CUDA");
-  if (q.recording) return q.recording->add([=](const Queue& then) { reduce_rows<K>(then, rows, columns, term, finish); });
+  if (q.recording)
+    return q.recording->add([=](const Queue& then) { reduce_rows<K>(then, rows, columns, nullptr, term, finish, p...); });
   auto block = [=](std::int64_t b, float* sums) {
-    std::int64_t end = (b + 1) * row_block < rows ? (b + 1) * row_block : rows;
-    for (std::int64_t r = b * row_block; r < end; ++r) {
-#pragma omp simd
-      for (std::int64_t c = 0; c < columns; ++c) {
-        Sums<K> s = term(r, c);
-        for (int k = 0; k < K; ++k) sums[k * columns + c] += s[k];
-      }
-    }
+    const std::int64_t end = (b + 1) * row_block < rows ? (b + 1) * row_block : rows;
+    for (std::int64_t r = b * row_block; r < end; ++r) detail::add_row<K>(sums, r, columns, term, p...);
   };
   reduce_blocks<K>((rows + row_block - 1) / row_block, columns, rows, block, finish);
 }
-
-/// How a GPU's blocks share the rows of a sweep: by the shape alone, so that sums do not depend on the kind of GPU. Enough blocks
-/// to fill the largest, enough rows in each that their sums cost little beside them.
-struct SweepShares {
-  std::int64_t rows_each, blocks, stride;
-  SweepShares(std::int64_t rows, std::int64_t columns)
-      : rows_each(rows > 8 * 1024 ? (rows + 1023) / 1024 : 8),
-        blocks((rows + rows_each - 1) / rows_each),
-        stride((columns + 7) / 8 * 8) {}
-  std::int64_t floats(int sums) const { return blocks * sums * stride; }
-};
-
-namespace detail {
-template <int K>
-struct SweptSums {
-  const float* partials;
-  std::int64_t stride;
-  HD Sums<K> operator()(std::int64_t block, std::int64_t c) const {
-    Sums<K> s;
-    for (int k = 0; k < K; ++k) s.v[k] = partials[(block * K + k) * stride + c];
-    return s;
-  }
-};
-}  // namespace detail
 
 /// body(team, row, sums) works on every row and adds to the K rows of column sums that it is given, each member of the team to
 /// the columns that it meets; finish(c, totals) receives their totals in a fixed order. `partials`, on a GPU: memory for
@@ -329,12 +406,12 @@ void sweep_rows(const Queue& q, std::int64_t rows, std::int64_t columns, [[maybe
     const SweepShares shares(rows, columns);
     const std::int64_t bytes = K * shares.stride * std::int64_t(sizeof(float));
     auto run = [&]<bool fits>() {
-      start_kernel(q, unsigned(shares.blocks), detail::threads_for(columns), fits ? std::size_t(bytes) : 0,
-                   sweep_kernel<K, fits, Body>, rows, shares.stride, shares.rows_each, partials, body);
+      start_kernel(q, unsigned(shares.count), detail::threads_for(columns), fits ? std::size_t(bytes) : 0,
+                   sweep_kernel<K, fits, Body>, rows, shares, partials, body);
     };
     if (rows > 0)  // a block may have 48 KiB unasked
       bytes <= 48 * 1024 ? run.template operator()<true>() : run.template operator()<false>();
-    return reduce_rows<K>(q, rows > 0 ? shares.blocks : 0, columns, detail::SweptSums<K>{partials, shares.stride}, finish);
+    return detail::finish_shares<K>(q, columns, shares, partials, finish);
   }
 #endif
   require(!q.on_gpu, "sweep_rows: this program was built without CUDA");

@@ -116,6 +116,30 @@ TEST(Reduce, LongSumsStayAccurate) {
   }
 }
 
+// Tiles of columns, shares of rows, their ends, and rows at addresses that vectors cannot be read from.
+TEST(Reduce, SumsOverRowsOfEveryShape) {
+  for_each_device([](Device& device, DType dtype) {
+    const Queue& q = device.queue();
+    for (auto [rows, columns] : {std::pair<std::int64_t, std::int64_t>{1, 1}, {7, 3}, {64, 768}, {129, 257}, {300, 64}, {1000, 24}})
+      for (std::int64_t skipped : {0, 1}) {
+        Tensor memory = make_tensor(device, {rows * columns + 1}, random_values(rows * columns + 1, 5), dtype);
+        const View x = memory.view().slice(skipped, rows * columns);
+        const auto values = download(q, x);
+        std::vector<float> expected(std::size_t(columns), 0.f);
+        for (std::int64_t c = 0; c < columns; ++c) {
+          double sum = 0;
+          for (std::int64_t r = 0; r < rows; ++r) sum += double(values[std::size_t(r * columns + c)]);
+          expected[std::size_t(c)] = float(sum);
+        }
+        Tensor y = poisoned(device, {columns}), again = poisoned(device, {columns});
+        kernels::sum_rows(q, y.view(), x, columns, Write::overwrite);
+        kernels::sum_rows(q, again.view(), x, columns, Write::overwrite);
+        expect_close(device, y, expected, DType::f32, "sum of rows");
+        EXPECT_EQ(download(q, y), download(q, again));
+      }
+  });
+}
+
 TEST(Reduce, ThreadsDoNotMatter) {
   Device device;
   const Queue& q = device.queue();
