@@ -62,12 +62,27 @@ TEST(Packs, BlocksOfASweepShareItsRows) {
   for (std::int64_t rows : {1, 7, 8, 9, 8191, 8192, 8193, 65536, 1000003})
     for (std::int64_t columns : {1, 768, 1001}) {
       const SweepShares shares(rows, columns);
-      EXPECT_GE(shares.blocks * shares.rows_each, rows);
-      EXPECT_LT((shares.blocks - 1) * shares.rows_each, rows);
-      EXPECT_LE(shares.blocks, 1024);
+      EXPECT_GE(shares.count * shares.rows_each, rows);
+      EXPECT_LT((shares.count - 1) * shares.rows_each, rows);
+      EXPECT_LE(shares.count, 1024);
       EXPECT_EQ(shares.stride % 8, 0);
       EXPECT_GE(shares.stride, columns);
-      EXPECT_EQ(shares.floats(2), shares.blocks * 2 * shares.stride);
+      EXPECT_EQ(shares.floats(2), shares.count * 2 * shares.stride);
+    }
+}
+
+// Every column in one tile whose packs lie beside each other, every row in one share.
+TEST(Packs, TilesOfSumsShareColumnsAndRows) {
+  for (std::int64_t rows : {1, 64, 65, 65536, 1000003})
+    for (std::int64_t columns : {1, 64, 256, 257, 768, 50257}) {
+      const SumShares shares(rows, columns);
+      EXPECT_GE(shares.count * shares.rows_each, rows);
+      EXPECT_LT((shares.count - 1) * shares.rows_each, rows);
+      EXPECT_LE(shares.count * shares.tiles, 1024 + shares.tiles);
+      EXPECT_GE(shares.tiles * shares.tile, columns);
+      EXPECT_LT((shares.tiles - 1) * shares.tile, columns);
+      EXPECT_LE(shares.tile, 256);
+      EXPECT_EQ(shares.tile % 8, 0);
     }
 }
 
