@@ -101,10 +101,18 @@ struct Normed {
 /// sum = x + residual and y = norm(sum) in one pass.
 Normed add_norm(Tape&, kernels::Norm, const Tensor& x, const Tensor& residual, const Tensor& w, const Tensor& b,
                 float epsilon = 1e-5f);
-/// x (…, channels). While training the batch's own statistics are used and given to the running averages (f32 buffers); in
-/// evaluate mode the running averages are used. relu: fused.
-Tensor batch_norm(Tape&, const Tensor& x, const Tensor& w, const Tensor& b, const Tensor& running_mean,
-                  const Tensor& running_variance, bool relu, float epsilon = 1e-5f);
+/// Scale and shift, and the running averages (f32 buffers) that training gives its statistics to.
+struct BatchNormTensors {
+  Tensor weight, bias, running_mean, running_variance;
+};
+/// x (…, channels). While training the batch's own statistics are used and given to the running averages; in evaluate mode the
+/// running averages are used. relu: fused.
+Tensor batch_norm(Tape&, const Tensor& x, const BatchNormTensors&, bool relu, float epsilon = 1e-5f);
+/// relu(batch_norm(convolution(x, w)) + residual), where relu and residual may be absent: what residual networks are made of
+/// (core/ops/convolution.cpp). The same bits as the four ops one by one where statistics are not summed inside the convolution
+/// (kernels::convolution_statistics), with fewer passes over memory.
+Tensor convolution_batch_norm(Tape&, const Tensor& x, const Tensor& w, ConvolutionOptions, const BatchNormTensors&, bool relu,
+                              const Tensor& residual = {}, float epsilon = 1e-5f);
 
 // ---- images (core/ops/image.cpp)
 Tensor pool(Tape&, kernels::Pooling, const Tensor& x, std::int64_t window, std::int64_t stride, std::int64_t padding = 0);

@@ -43,15 +43,18 @@ struct VarianceTerm {
     return Sums<1>{{d * d}};
   }
 };
-template <class T>
 struct VarianceFinish {
   float* variance;
-  float* scale;
-  const T* w;
-  float rows, epsilon;
-  HD void operator()(int64_t c, Sums<1> total) const {
-    variance[c] = total[0] / rows;
-    scale[c] = float(w[c]) / std::sqrt(variance[c] + epsilon);
+  float rows;
+  HD void operator()(int64_t c, Sums<1> total) const { variance[c] = total[0] / rows; }
+};
+
+struct OfSums {
+  float rows;
+  HD void operator()(float& mean, float& variance, float sum, float squares) const {
+    mean = sum / rows;
+    float v = squares / rows - mean * mean;
+    variance = v > 0 ? v : 0.f;
   }
 };
 
@@ -73,6 +76,10 @@ template <class T, bool relu>
 struct Apply {
   HD void operator()(T& y, T x, float mean, float scale, T b) const {
     float v = normalised(float(x), mean, scale, float(b));
+    y = T(relu && v < 0 ? 0.f : v);
+  }
+  HD void operator()(T& y, T x, float mean, float scale, T b, T residual) const {
+    float v = float(T(normalised(float(x), mean, scale, float(b)))) + float(residual);
     y = T(relu && v < 0 ? 0.f : v);
   }
 };
@@ -149,15 +156,18 @@ void visit_flag(bool flag, F&& f) {
 
 void batch_norm(const Queue& q, View y, View mean, View variance, View x, View w, View b, int64_t channels, float epsilon,
                 bool relu) {
-  if (q.recording)
-    return q.recording->add([=](const Queue& then) { batch_norm(then, y, mean, variance, x, w, b, channels, epsilon, relu); });
-  const int64_t rows = checked_rows("batch_norm", y, x, w, mean, variance, channels);
-  require(rows > 0, "batch_norm: no rows to take statistics of");
-  require(b.size == channels, "batch_norm: the shift needs {} elements", channels);
+  batch_norm_statistics(q, mean, variance, x, channels);
+  batch_norm_inference(q, y, x, w, b, mean, variance, {}, channels, epsilon, relu);
+}
+
+void batch_norm_statistics(const Queue& q, View mean, View variance, View x, int64_t channels) {
+  if (q.recording) return q.recording->add([=](const Queue& then) { batch_norm_statistics(then, mean, variance, x, channels); });
+  const int64_t rows = checked_rows("batch_norm_statistics", x, x, mean, mean, variance, channels);
+  require(rows > 0, "batch_norm_statistics: no rows to take statistics of");
   visit_float(x.dtype, [&]<class T>() {
     Scratch scratch(q, rows, channels);
     float *m = mean.as<float>(), *v = variance.as<float>();
-    const VarianceFinish<T> finish{v, scratch.scale, w.as<T>(), float(rows), epsilon};
+    const VarianceFinish finish{v, float(rows)};
     if (q.on_gpu) {
       const T* in = x.as<const T>();
       reduce_rows<1>(q, rows, channels, scratch.sums, MeanTerm<T>{}, MeanFinish{m, float(rows)}, in);
@@ -168,26 +178,35 @@ void batch_norm(const Queue& q, View y, View mean, View variance, View x, View w
         finish(c, {{squares}});
       });
     }
-    visit_flag(relu, [&]<bool cut>() {
-      for_each_element(q, rows, channels, Apply<T, cut>{}, out(y.as<T>()), x.as<const T>(), per_column(m),
-                       per_column(scratch.scale), per_column(b.as<const T>()));
-    });
   });
 }
 
-void batch_norm_inference(const Queue& q, View y, View x, View w, View b, View mean, View variance, int64_t channels,
-                          float epsilon, bool relu) {
+void batch_norm_statistics_of_sums(const Queue& q, View mean, View variance, View sum, View squares, int64_t rows) {
+  require(mean.size == sum.size && variance.size == sum.size && squares.size == sum.size && rows > 0,
+          "batch_norm_statistics_of_sums: sizes {}, {}, {}, {} of {} rows", mean.size, variance.size, sum.size, squares.size,
+          rows);
+  for_each(q, sum.size, OfSums{float(rows)}, out(mean.as<float>()), out(variance.as<float>()), sum.as<const float>(),
+           squares.as<const float>());
+}
+
+void batch_norm_inference(const Queue& q, View y, View x, View w, View b, View mean, View variance, View residual,
+                          int64_t channels, float epsilon, bool relu) {
   if (q.recording)
     return q.recording->add(
-        [=](const Queue& then) { batch_norm_inference(then, y, x, w, b, mean, variance, channels, epsilon, relu); });
+        [=](const Queue& then) { batch_norm_inference(then, y, x, w, b, mean, variance, residual, channels, epsilon, relu); });
   const int64_t rows = checked_rows("batch_norm_inference", y, x, w, mean, variance, channels);
   require(b.size == channels, "batch_norm_inference: the shift needs {} elements", channels);
+  require(!residual || (residual.size == x.size && residual.dtype == x.dtype),
+          "batch_norm_inference: the residual must look like x");
   visit_float(x.dtype, [&]<class T>() {
     Scratch scratch(q, rows, channels);
     for_each(q, channels, Scale<T>{scratch.scale, variance.as<float>(), w.as<T>(), epsilon});
     visit_flag(relu, [&]<bool cut>() {
-      for_each_element(q, rows, channels, Apply<T, cut>{}, out(y.as<T>()), x.as<const T>(), per_column(mean.as<const float>()),
-                       per_column(scratch.scale), per_column(b.as<const T>()));
+      auto apply = [&](auto... residual) {
+        for_each_element(q, rows, channels, Apply<T, cut>{}, out(y.as<T>()), x.as<const T>(), per_column(mean.as<const float>()),
+                         per_column(scratch.scale), per_column(b.as<const T>()), residual...);
+      };
+      residual ? apply(residual.as<const T>()) : apply();
     });
   });
 }

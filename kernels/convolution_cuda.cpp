@@ -3,8 +3,8 @@
 #include "kernels/memory.h"
 #include "kernels/vendor.h"
 
-// Convolutions as graphs of one operation. No engine of cuDNN 9 writes f32 gradients of 16-bit images' weights: those are rounded
-// to 16 bits once, then converted.
+// Convolutions as graphs of one operation, or of two where sums for batch normalisation are taken on the way. No engine of cuDNN
+// 9 writes f32 gradients of 16-bit images' weights: those are rounded to 16 bits once, then converted.
 
 namespace lockstep::kernels::cuda {
 namespace {
@@ -26,8 +26,8 @@ struct Request {
   bool tensor_cores() const { return dtype != DType::f32 || tf32; }
 };
 
-/// The names of the three arrays in a graph.
-constexpr int64_t x_name = 'x', w_name = 'w', y_name = 'y';
+/// The names of the arrays in a graph.
+constexpr int64_t x_name = 'x', w_name = 'w', y_name = 'y', sum_name = 's', squares_name = 'q';
 
 /// A kind of operation and its attributes.
 struct Kind {
@@ -37,6 +37,7 @@ struct Kind {
 Kind kind_of(Pass pass) {
   switch (pass) {
     case Pass::forward:
+    case Pass::sums:
       return {CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR,
               CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC,
               CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X,
@@ -64,28 +65,48 @@ Kind kind_of(Pass pass) {
   throw Error("convolution: unknown pass");
 }
 
+/// Sums of y's channels and of their squares. Its arithmetic must be said to be f32: cuDNN's frontend says something else.
+Descriptor sums_of(const Descriptor& y, std::int64_t channels) {
+  Descriptor operation(CUDNN_BACKEND_OPERATION_GEN_STATS_DESCRIPTOR);
+  operation.set(CUDNN_ATTR_OPERATION_GENSTATS_MODE, CUDNN_TYPE_GENSTATS_MODE, {CUDNN_GENSTATS_SUM_SQSUM});
+  operation.set(CUDNN_ATTR_OPERATION_GENSTATS_MATH_PREC, CUDNN_DATA_FLOAT);
+  operation.set(CUDNN_ATTR_OPERATION_GENSTATS_XDESC, y);
+  operation.set(CUDNN_ATTR_OPERATION_GENSTATS_SUMDESC, tensor(sum_name, DType::f32, 16, 1, channels, 1, 1));
+  operation.set(CUDNN_ATTR_OPERATION_GENSTATS_SQSUMDESC, tensor(squares_name, DType::f32, 16, 1, channels, 1, 1));
+  operation.finish();
+  return operation;
+}
+
 Descriptor graph_of(const GraphDevice& device, const Request& r) {
   const ConvolutionShape& s = r.s;
   const Kind kind = kind_of(r.pass);
+  const Descriptor y = tensor(y_name, r.dtype, r.alignment, s.batch, s.out, s.out_height(), s.out_width());
   Descriptor operation(kind.type);
   operation.set(kind.convolution, convolution_descriptor(s));
   operation.set(kind.x, tensor(x_name, r.dtype, r.alignment, s.batch, s.in, s.height, s.width));
   operation.set(kind.w, tensor(w_name, r.dtype, r.alignment, s.out, s.in / s.groups, s.kernel_height, s.kernel_width));
-  operation.set(kind.y, tensor(y_name, r.dtype, r.alignment, s.batch, s.out, s.out_height(), s.out_width()));
+  operation.set(kind.y, y);
   operation.set(kind.alpha, CUDNN_TYPE_FLOAT, {1.f});
   operation.set(kind.beta, CUDNN_TYPE_FLOAT, {r.add ? 1.f : 0.f});
   operation.finish();
-  return graph_of(device, {operation});
+  std::vector<Descriptor> operations{operation};
+  if (r.pass == Pass::sums) operations.push_back(sums_of(y, s.out));
+  return graph_of(device, operations);
+}
+
+std::optional<ConvolutionPlan>& plan_of(CudaLibraries& libraries, const Request& request) {
+  return libraries.convolutions.get(request.key(), [&] {
+    GraphDevice device{libraries.cudnn(), {}};
+    auto made = make_plan(device, graph_of(device, request), request.tensor_cores());
+    if (request.pass == Pass::sums) ++(made ? libraries.fused_convolutions : libraries.plain_convolutions);
+    return made;
+  });
 }
 
 /// Runs one pass; false when cuDNN has no engine for it.
 bool run(const Queue& q, Pass pass, const ConvolutionShape& s, View x, View w, View y, bool add) {
   CudaLibraries& libraries = *q.cuda;
-  Request request{pass, s, x.dtype, add, libraries.tf32, alignment_of({x.data, w.data, y.data})};
-  auto& plan = libraries.convolutions.get(request.key(), [&] {
-    GraphDevice device{libraries.cudnn(), {}};
-    return make_plan(device, graph_of(device, request), request.tensor_cores());
-  });
+  auto& plan = plan_of(libraries, {pass, s, x.dtype, add, libraries.tf32, alignment_of({x.data, w.data, y.data})});
   if (plan) execute(libraries, *plan, {{x_name, x.data}, {w_name, w.data}, {y_name, y.data}});
   return bool(plan);
 }
@@ -103,6 +124,22 @@ bool run(const Queue& q, Pass pass, const ConvolutionShape& s, View x, View w, V
 void convolution(const Queue& q, const ConvolutionShape& s, View y, View x, View w, View bias) {
   if (!run(q, Pass::forward, s, x, w, y, false)) no_engine("convolution", s, x.dtype);
   if (bias) binary(q, Binary::add, y, y, bias);
+}
+
+bool convolution_sums(const Queue& q, const ConvolutionShape& s, View y, View sum, View squares, View x, View w) {
+  if (alignment_of({sum.data, squares.data}) < 16) return false;
+  CudaLibraries& libraries = *q.cuda;
+  auto& plan = plan_of(libraries, {Pass::sums, s, x.dtype, false, libraries.tf32, alignment_of({x.data, w.data, y.data})});
+  if (plan)
+    execute(libraries, *plan,
+            {{x_name, x.data}, {w_name, w.data}, {y_name, y.data}, {sum_name, sum.data}, {squares_name, squares.data}});
+  return bool(plan);
+}
+
+std::string convolution_choices(const Queue& q) {
+  const int fused = q.cuda->fused_convolutions, all = fused + q.cuda->plain_convolutions;
+  if (all == 0) return "";
+  return format_text("convolutions: cuDNN sums for batch normalisation in {} of {} shapes", {fused, all});
 }
 
 void convolution_backward_data(const Queue& q, const ConvolutionShape& s, View dx, View dy, View w, Write write) {

@@ -18,8 +18,8 @@ struct GraphCheck {
   std::string refusal;               ///< what cuDNN says where it has none
 };
 
-/// The passes of a convolution that are graphs of cuDNN; kernels/convolution.h says what each computes.
-enum class ConvolutionPass : std::int64_t { forward, data, weights };
+/// The passes of a convolution that are graphs of cuDNN; kernels/convolution.h and vendor.h say what each computes.
+enum class ConvolutionPass : std::int64_t { forward, data, weights, sums };
 
 /// `device`: a GPU's properties as JSON, in the words of cuDNN's CUDNN_ATTR_DEVICEPROP_JSON_REPRESENTATION. `add`: the result is
 /// added to what is there. All addresses count as aligned to 16 bytes.

@@ -58,6 +58,12 @@ std::string product_library() {
 void convolution(const Queue&, const ConvolutionShape&, View, View, View, View) {
   absent();
 }
+bool convolution_sums(const Queue&, const ConvolutionShape&, View, View, View, View, View) {
+  absent();
+}
+std::string convolution_choices(const Queue&) {
+  absent();
+}
 void convolution_backward_data(const Queue&, const ConvolutionShape&, View, View, View, Write) {
   absent();
 }

@@ -4,6 +4,8 @@
 // cuDNN or our own tiles on a GPU. kernels/<operation>.cpp checks the arguments once and picks the half; sizes are then known to
 // be right and not empty. Without CUDA the second half is kernels/no_cuda.cpp.
 
+#include <string>
+
 #include "kernels/attention.h"
 #include "kernels/convolution.h"
 #include "kernels/matmul.h"
@@ -29,6 +31,9 @@ namespace lockstep::kernels::cuda {
 float* workspace(const Queue&, std::int64_t floats);
 void matmul(const Queue&, View y, View a, View b, std::int64_t m, std::int64_t n, std::int64_t k, const MatmulOptions&);
 void convolution(const Queue&, const ConvolutionShape&, View y, View x, View w, View bias);
+/// y = conv(x, w) and f32 sums of y's channels and of their squares. False, with nothing done, where cuDNN has no such engine.
+bool convolution_sums(const Queue&, const ConvolutionShape&, View y, View sum, View squares, View x, View w);
+std::string convolution_choices(const Queue&);
 void convolution_backward_data(const Queue&, const ConvolutionShape&, View dx, View dy, View w, Write);
 void convolution_backward_weights(const Queue&, const ConvolutionShape&, View dw, View dy, View x, Write);
 void attention(const Queue&, const AttentionShape&, View y, View log_sum, View qkv, RandomKey key);

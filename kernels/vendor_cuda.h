@@ -86,6 +86,8 @@ class CudaLibraries {
   PlanCache<std::optional<ProductPlan>> products;
   PlanCache<std::optional<ConvolutionPlan>> convolutions;
   PlanCache<std::shared_ptr<AttentionPlan>> attentions;
+  /// Shapes of convolutions before batch normalisation for which cuDNN has an engine that also sums, and for which it has none.
+  int fused_convolutions = 0, plain_convolutions = 0;
   GrowingMemory library_memory;  ///< workspace of the libraries
   GrowingMemory kernel_memory;   ///< workspace() of our own kernels
 

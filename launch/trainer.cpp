@@ -12,6 +12,7 @@
 #include "io/checkpoint.h"
 #include "io/loader.h"
 #include "io/metrics.h"
+#include "kernels/convolution.h"
 #include "kernels/memory.h"
 #include "launch/buckets.h"
 #include "launch/data.h"
@@ -203,6 +204,8 @@ class Trainer {
     auto losses = capture_.run(
         settled() && !traces(), full, [this](int lane) { return next_batch(lane); }, work);
     if (step_ == first_step_ + 1 && losses[0]) name_unused();
+    if (step_ == first_step_ + 1)
+      if (const std::string choices = kernels::convolution_choices(queue); !choices.empty()) session_.log(choices);
     if (looks()) {
       kernels::synchronize(queue);
       lane_losses_.clear();

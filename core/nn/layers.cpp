@@ -56,14 +56,19 @@ Tensor Convolution::operator()(Tape& t, const Tensor& x) const {
 }
 
 BatchNorm::BatchNorm(ParameterSet& set, const std::string& path, std::int64_t channels, float initial_weight) {
-  weight = set.add(join(path, "weight"), {channels}, Initial::constant(initial_weight), false);
-  bias = set.add(join(path, "bias"), {channels}, Initial::constant(0), false);
-  running_mean = set.buffer(join(path, "running_mean"), {channels}, 0, 0.1f);
-  running_variance = set.buffer(join(path, "running_var"), {channels}, 1, 0.1f);
+  tensors.weight = set.add(join(path, "weight"), {channels}, Initial::constant(initial_weight), false);
+  tensors.bias = set.add(join(path, "bias"), {channels}, Initial::constant(0), false);
+  tensors.running_mean = set.buffer(join(path, "running_mean"), {channels}, 0, 0.1f);
+  tensors.running_variance = set.buffer(join(path, "running_var"), {channels}, 1, 0.1f);
 }
 
 Tensor BatchNorm::operator()(Tape& t, const Tensor& x, bool relu) const {
-  return ops::batch_norm(t, x, weight, bias, running_mean, running_variance, relu);
+  return ops::batch_norm(t, x, tensors, relu);
+}
+
+Tensor BatchNorm::after(const Convolution& convolution, Tape& t, const Tensor& x, bool relu, const Tensor& residual) const {
+  require(!convolution.bias, "BatchNorm::after: the convolution has a bias, which normalisation would take away again");
+  return ops::convolution_batch_norm(t, x, convolution.weight, convolution.shape, tensors, relu, residual);
 }
 
 }  // namespace lockstep::nn

@@ -60,7 +60,9 @@ struct Convolution {
 struct BatchNorm {
   BatchNorm(ParameterSet&, const std::string& path, std::int64_t channels, float initial_weight = 1);
   Tensor operator()(Tape&, const Tensor& x, bool relu = false) const;
-  Tensor weight, bias, running_mean, running_variance;
+  /// relu(norm(convolution(x)) + residual), in fewer passes; the convolution has no bias.
+  Tensor after(const Convolution&, Tape&, const Tensor& x, bool relu, const Tensor& residual = {}) const;
+  ops::BatchNormTensors tensors;
 };
 
 }  // namespace lockstep::nn

@@ -48,14 +48,16 @@ ResNet::ResNet(ParameterSet& set, const Options& o) : options_(o), height_(o.hei
 }
 
 Tensor ResNet::forward(Tape& t, const Tensor& images) const {
-  auto run = [&](const Unit& u, const Tensor& x, bool relu) { return u.norm(t, u.convolution(t, x), relu); };
+  auto run = [&](const Unit& u, const Tensor& x, bool relu, const Tensor& residual = {}) {
+    return u.norm.after(u.convolution, t, x, relu, residual);
+  };
   Tensor x = run(stem_[0], images, true);
   if (!options_.small_stem) x = ops::pool(t, kernels::Pooling::max, x, 3, 2, 1);
   for (auto& block : blocks_) {
     Tensor y = x;
-    for (std::size_t i = 0; i < block.units.size(); ++i) y = run(block.units[i], y, i + 1 < block.units.size());
+    for (std::size_t i = 0; i + 1 < block.units.size(); ++i) y = run(block.units[i], y, true);
     Tensor shortcut = block.shortcut ? run(*block.shortcut, x, false) : x;
-    x = ops::relu(t, ops::add(t, y, shortcut));  // (batch, height, width, out)
+    x = run(block.units.back(), y, true, shortcut);  // (batch, height, width, out)
   }
   return head_[0](t, ops::global_average_pool(t, x));  // (batch, classes)
 }

@@ -1,5 +1,4 @@
 #include "core/ops.h"
-#include "kernels/batch_norm.h"
 #include "kernels/memory.h"
 
 namespace lockstep::ops {
@@ -46,33 +45,6 @@ Normed add_norm(Tape& t, kernels::Norm kind, const Tensor& x, const Tensor& resi
     t.pass(residual, sum);
   });
   return {sum, y};
-}
-
-Tensor batch_norm(Tape& t, const Tensor& x, const Tensor& w, const Tensor& b, const Tensor& running_mean,
-                  const Tensor& running_variance, bool relu, float epsilon) {
-  std::int64_t channels = x.dim(-1), rows = x.rows();
-  Tensor y = t.make(x.shape(), x.dtype());
-  if (!t.training()) {
-    kernels::batch_norm_inference(t.queue(), y.view(), x.view(), w.view(), b.view(), running_mean.view(), running_variance.view(),
-                                  channels, epsilon, relu);
-    return t.record(y, {x, w, b}, [](Tape&) {
-      throw Error("batch_norm: gradients through running averages are not defined; run the forward pass in train mode",
-                  Exit::usage);
-    });
-  }
-  require(rows > 1, "batch_norm: a lane with one value per channel has no variance; use at least 2 rows_per_lane");
-  Tensor mean = t.make({channels}, DType::f32), variance = t.make({channels}, DType::f32);
-  kernels::batch_norm(t.queue(), y.view(), mean.view(), variance.view(), x.view(), w.view(), b.view(), channels, epsilon, relu);
-  return t.record(y, {x, w, b, running_mean, running_variance}, [=](Tape& t) {
-    // The lane's statistics travel with the gradients; running variance is unbiased, as in PyTorch.
-    if (auto [statistic, write] = t.into(running_mean); statistic) kernels::scale(t.queue(), statistic, mean.view(), 1, write);
-    if (auto [statistic, write] = t.into(running_variance); statistic)
-      kernels::scale(t.queue(), statistic, variance.view(), float(rows) / float(rows - 1), write);
-    if (!y->has_gradient) return;
-    auto dx = t.into(x), dw = t.into(w), db = t.into(b);
-    kernels::batch_norm_backward(t.queue(), dx.view, dw.view, db.view, t.gradient(y), x.view(), w.view(), b.view(), mean.view(),
-                                 variance.view(), channels, epsilon, relu, dx.write, dw.write, db.write);
-  });
 }
 
 }  // namespace lockstep::ops

@@ -112,33 +112,6 @@ Tensor feed_forward(Tape& t, const Tensor& x, const Tensor& w1, const Tensor& b1
   });
 }
 
-Tensor convolution(Tape& t, const Tensor& x, const Tensor& w, const Tensor& bias, ConvolutionOptions o) {
-  require(x.shape().size() == 4 && w.shape().size() == 4 && w.dim(3) * o.groups == x.dim(3) && w.dim(0) % o.groups == 0,
-          "convolution: weights {} (out, height, width, in / groups) cannot take {} (batch, height, width, in) in {} groups",
-          to_text(w.shape()), to_text(x.shape()), o.groups);
-  kernels::ConvolutionShape s{.batch = x.dim(0),
-                              .height = x.dim(1),
-                              .width = x.dim(2),
-                              .in = x.dim(3),
-                              .out = w.dim(0),
-                              .kernel_height = w.dim(1),
-                              .kernel_width = w.dim(2),
-                              .stride = o.stride,
-                              .padding = o.padding,
-                              .dilation = o.dilation,
-                              .groups = o.groups};
-  require(s.out_height() > 0 && s.out_width() > 0, "convolution: a {} x {} kernel does not fit images {}", s.kernel_height,
-          s.kernel_width, to_text(x.shape()));
-  Tensor y = t.make({s.batch, s.out_height(), s.out_width(), s.out}, x.dtype());
-  kernels::convolution(t.queue(), s, y.view(), x.view(), w.view(), bias ? bias.view() : View{});
-  return t.record(y, {x, w, bias}, [=](Tape& t) {
-    View dy = t.gradient(y);
-    if (auto [dw, write] = t.into(w); dw) kernels::convolution_backward_weights(t.queue(), s, dw, dy, x.view(), write);
-    if (auto [db, write] = t.into(bias); db) kernels::sum_rows(t.queue(), db, dy, s.out, write);
-    if (auto [dx, write] = t.into(x); dx) kernels::convolution_backward_data(t.queue(), s, dx, dy, w.view(), write);
-  });
-}
-
 Tensor attention(Tape& t, const Tensor& qkv, AttentionOptions o) {
   require(qkv.shape().size() == 3 && qkv.dim(2) % (3 * o.heads) == 0,
           "attention: {} is not (batch, length, 3 * heads * size) with {} heads", to_text(qkv.shape()), o.heads);

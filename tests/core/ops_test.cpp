@@ -26,6 +26,10 @@ struct Case {
   float deviation = 1;
 };
 
+Tensor filled(Tape& t, std::int64_t n, float value) {
+  return make_tensor(t.device(), {n}, std::vector<float>(std::size_t(n), value));
+}
+
 Tensor indices(Device& device, Shape shape, std::int64_t limit) {
   std::vector<std::int32_t> values(std::size_t(count(shape)));
   for (std::size_t i = 0; i < values.size(); ++i) values[i] = std::int32_t((i * 7 + 3) % std::size_t(limit));
@@ -93,10 +97,15 @@ std::vector<Case> cases() {
                    Tensor w = make_tensor(t.device(), {8}, random_values(8, 9));
                    return ops::tanh(t, ops::add_norm(t, kernels::Norm::rms, x[0], x[1], w, {}).sum);
                  }});
+  all.push_back({"batch norm", {{3, 2, 2, 4}, {4}, {4}}, [](Tape& t, V x) {
+                   Tensor mean = filled(t, 4, 0), variance = filled(t, 4, 1);
+                   return ops::batch_norm(t, x[0], {x[1], x[2], mean, variance}, false);
+                 }});
   all.push_back(
-      {"batch norm", {{3, 2, 2, 4}, {4}, {4}}, [](Tape& t, V x) {
-         Tensor mean = make_tensor(t.device(), {4}, {0, 0, 0, 0}), variance = make_tensor(t.device(), {4}, {1, 1, 1, 1});
-         return ops::batch_norm(t, x[0], x[1], x[2], mean, variance, false);
+      {"convolution, batch norm, residual", {{2, 4, 4, 3}, {4, 3, 3, 3}, {4}, {4}, {2, 4, 4, 4}}, [](Tape& t, V x) {
+         Tensor mean = filled(t, 4, 0), variance = filled(t, 4, 1);
+         Tensor y = ops::convolution_batch_norm(t, x[0], x[1], {.padding = 1}, {x[2], x[3], mean, variance}, false, x[4]);
+         return ops::silu(t, y);
        }});
   all.push_back(
       {"average pool", {{2, 6, 6, 3}}, [](Tape& t, V x) { return ops::pool(t, kernels::Pooling::average, x[0], 3, 2, 1); }});

@@ -44,7 +44,7 @@ TEST(BatchNorm, Golden) {
            given_variance = make_tensor(device, w.shape(), std::vector<float>(std::size_t(w.size()), 2.f)),
            y = poisoned(device, x.shape(), dtype);
     kernels::batch_norm_inference(device.queue(), y.view(), x.view(), w.view(), b.view(), given_mean.view(),
-                                  given_variance.view(), x.dim(-1), epsilon, relu);
+                                  given_variance.view(), {}, x.dim(-1), epsilon, relu);
     expect_close(device, y, c["inference"].values, dtype, "inference");
 
     for (DType parameters : {dtype, DType::f32}) {
@@ -101,6 +101,55 @@ TEST(BatchNorm, LargeMeansKeepTheirVariance) {
     auto y = download(device->queue(), f.y);
     for (std::size_t i = 0; i < 1000; ++i) ASSERT_NEAR(y[i], i % 2 ? 1 : -1, 2e-3);
   }
+}
+
+TEST(BatchNorm, StatisticsOfSums) {
+  for (auto& device : devices()) {
+    const std::int64_t rows = 5003, channels = 37;
+    auto values = random_values(rows * channels, 4);
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] += float(i % 3);  // means beside 0
+    Tensor x = make_tensor(*device, {rows, channels}, values), mean = poisoned(*device, {channels}),
+           variance = poisoned(*device, {channels});
+    std::vector<double> sum(std::size_t(channels), 0.0), squares(std::size_t(channels), 0.0);
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      sum[i % std::size_t(channels)] += double(values[i]);
+      squares[i % std::size_t(channels)] += double(values[i]) * double(values[i]);
+    }
+    Tensor s = make_tensor(*device, {channels}, {sum.begin(), sum.end()}),
+           q = make_tensor(*device, {channels}, {squares.begin(), squares.end()});
+    kernels::batch_norm_statistics_of_sums(device->queue(), mean.view(), variance.view(), s.view(), q.view(), rows);
+    auto m = download(device->queue(), mean), v = download(device->queue(), variance);
+    kernels::batch_norm_statistics(device->queue(), mean.view(), variance.view(), x.view(), channels);
+    auto wanted_mean = download(device->queue(), mean), wanted = download(device->queue(), variance);
+    for (std::size_t c = 0; c < m.size(); ++c) {
+      EXPECT_NEAR(m[c], wanted_mean[c], 2e-6);
+      EXPECT_NEAR(v[c], wanted[c], 1e-5);
+    }
+  }
+}
+
+TEST(BatchNorm, ResidualIsAddedBeforeRelu) {
+  for_each_device([](Device& device, DType dtype) {
+    const Shape shape{1003, 37};
+    const Queue& q = device.queue();
+    auto load = [&](const Shape& s, std::uint64_t seed, DType type) {
+      return make_tensor(device, s, random_values(count(s), seed), type);
+    };
+    Tensor x = load(shape, 1, dtype), residual = load(shape, 2, dtype), w = load({37}, 3, dtype), b = load({37}, 4, dtype),
+           mean = load({37}, 5, DType::f32), variance = make_tensor(device, {37}, std::vector<float>(37, 0.7f));
+    Tensor y = poisoned(device, shape, dtype), plain = poisoned(device, shape, dtype);
+    auto apply = [&](const Tensor& to, View added, bool relu) {
+      kernels::batch_norm_inference(q, to.view(), x.view(), w.view(), b.view(), mean.view(), variance.view(), added, 37, 1e-5f,
+                                    relu);
+      return download(q, to);
+    };
+    auto without = apply(plain, {}, false), added = download(q, residual);
+    for (std::size_t i = 0; i < without.size(); ++i) without[i] += added[i];
+    auto wanted = download(q, make_tensor(device, shape, without, dtype));  // rounded
+    EXPECT_EQ(apply(y, residual.view(), false), wanted);
+    for (float& v : wanted) v = v < 0 ? 0 : v;
+    EXPECT_EQ(apply(y, residual.view(), true), wanted);
+  });
 }
 
 TEST(BatchNorm, ManyRows) {  // enough of them to share one channel's sums among threads and, on a GPU, among blocks

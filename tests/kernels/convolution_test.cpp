@@ -107,6 +107,43 @@ TEST(Convolution, Wide) {
   }
 }
 
+TEST(Convolution, StatisticsAreThoseOfTheResult) {
+  const ConvolutionShape shapes[] = {
+      {.batch = 5, .height = 13, .width = 11, .in = 64, .out = 64, .kernel_height = 3, .kernel_width = 3, .padding = 1},
+      {.batch = 3, .height = 9, .width = 9, .in = 64, .out = 128, .kernel_height = 1, .kernel_width = 1, .stride = 2},
+      {.batch = 2,
+       .height = 10,
+       .width = 12,
+       .in = 3,
+       .out = 7,
+       .kernel_height = 5,
+       .kernel_width = 5,
+       .stride = 2,
+       .padding = 2}};
+  for_each_device([&](Device& device, DType dtype) {
+    for (const ConvolutionShape& s : shapes) {
+      const Queue& q = device.queue();
+      const Shape ys{s.batch, s.out_height(), s.out_width(), s.out}, ws{s.out, s.kernel_height, s.kernel_width, s.in};
+      Tensor x = make_tensor(device, {s.batch * s.height * s.width * s.in}, random_values(s.batch * s.height * s.width * s.in, 1),
+                             dtype),
+             w = make_tensor(device, ws, random_values(count(ws), 2, 0.1f), dtype), y = poisoned(device, ys, dtype),
+             plain = poisoned(device, ys, dtype), mean = poisoned(device, {s.out}), variance = poisoned(device, {s.out});
+      kernels::convolution_statistics(q, s, y.view(), mean.view(), variance.view(), x.view(), w.view());
+      kernels::convolution(q, s, plain.view(), x.view(), w.view(), {});
+      expect_close(device, y, download(q, plain), dtype, "y");
+      auto values = download(q, y);
+      const auto channels = std::size_t(s.out);
+      const double rows = double(values.size() / channels);
+      std::vector<double> m(channels, 0.0), v(channels, 0.0);
+      for (std::size_t i = 0; i < values.size(); ++i) m[i % channels] += double(values[i]) / rows;
+      for (std::size_t i = 0; i < values.size(); ++i) v[i % channels] += std::pow(double(values[i]) - m[i % channels], 2) / rows;
+      // On a GPU the sums may be those of y before it was rounded.
+      expect_close(device, mean, {m.begin(), m.end()}, dtype, "mean");
+      expect_close(device, variance, {v.begin(), v.end()}, dtype, "variance");
+    }
+  });
+}
+
 TEST(Convolution, Derivatives) {
   for (auto& device : devices()) {
     ConvolutionShape s{.batch = 2,

@@ -94,6 +94,17 @@ TEST_F(CudnnGraphs, Convolutions) {
       }
 }
 
+TEST_F(CudnnGraphs, SumsForBatchNormalisation) {
+  if (!driver) GTEST_SKIP() << "neither libcuda.so.1 nor the toolkit's stub of it";
+  for (DType dtype : {DType::bf16, DType::f16})
+    for (const ConvolutionShape& s : resnet50(256)) {
+      std::string what = "forward with sums " + text(s) + ", " + name_of(dtype);
+      GraphCheck found = check_convolution(h200, ConvolutionPass::sums, s, dtype, false);
+      expect_taken(found, what);
+      say(found, what);
+    }
+}
+
 TEST_F(CudnnGraphs, ConvolutionsOfOtherKinds) {  // small images, odd sizes, dilation, groups
   const ConvolutionShape all[] = {{128, 28, 28, 1, 32, 3, 3, 1, 1},  {128, 14, 14, 32, 64, 3, 3, 1, 1},
                                   {2, 6, 5, 4, 6, 3, 2, 2, 1, 1, 2}, {3, 9, 11, 5, 7, 3, 3, 1, 0, 2},
