@@ -6,8 +6,8 @@
 #include "kernels/batch_norm_cpu.h"
 #include "kernels/vendor.h"
 
-// Sums over rows are made in a fixed order. A GPU sums for the mean first, then squared distances from it, which keeps the
-// variance exact where the mean is large beside it; the CPU's passes are in batch_norm_cpu.h.
+// Sums over rows are made in a fixed order. A GPU sums distances from a value near the mean, and their squares, in one pass,
+// which keeps the variance exact where the mean is large beside it; the CPU's passes are in batch_norm_cpu.h.
 
 namespace lockstep::kernels {
 namespace {
@@ -26,27 +26,36 @@ struct Scratch {
   }
 };
 
+/// Where a GPU's distances begin: the mean of 32 rows, spread evenly. One of them may be far off: what is lost then is little
+/// beside the variance that it makes.
 template <class T>
-struct MeanTerm {
-  HD Sums<1> operator()(T x) const { return Sums<1>{{float(x)}}; }
-};
-struct MeanFinish {
-  float* mean;
-  float rows;
-  HD void operator()(int64_t c, Sums<1> total) const { mean[c] = total[0] / rows; }
-};
-
-template <class T>
-struct VarianceTerm {
-  HD Sums<1> operator()(T x, float mean) const {
-    float d = float(x) - mean;
-    return Sums<1>{{d * d}};
+struct Shift {
+  float* shift;
+  const T* x;
+  int64_t rows, channels;
+  HD void operator()(int64_t c) const {
+    float sum = 0;
+    for (int64_t i = 0; i < 32; ++i) sum += float(x[i * rows / 32 * channels + c]);
+    shift[c] = sum / 32;
   }
 };
-struct VarianceFinish {
+template <class T>
+struct DistanceTerm {
+  HD Sums<2> operator()(T x, float shift) const {
+    float d = float(x) - shift;
+    return Sums<2>{{d, d * d}};
+  }
+};
+struct StatisticsFinish {
+  float* mean;
   float* variance;
+  const float* shift;
   float rows;
-  HD void operator()(int64_t c, Sums<1> total) const { variance[c] = total[0] / rows; }
+  HD void operator()(int64_t c, Sums<2> total) const {
+    float d = total[0] / rows, v = (total[1] - total[0] * d) / rows;
+    mean[c] = shift[c] + d;
+    variance[c] = v > 0 ? v : 0.f;
+  }
 };
 
 struct OfSums {
@@ -167,17 +176,15 @@ void batch_norm_statistics(const Queue& q, View mean, View variance, View x, int
   visit_float(x.dtype, [&]<class T>() {
     Scratch scratch(q, rows, channels);
     float *m = mean.as<float>(), *v = variance.as<float>();
-    const VarianceFinish finish{v, float(rows)};
-    if (q.on_gpu) {
-      const T* in = x.as<const T>();
-      reduce_rows<1>(q, rows, channels, scratch.sums, MeanTerm<T>{}, MeanFinish{m, float(rows)}, in);
-      reduce_rows<1>(q, rows, channels, scratch.sums, VarianceTerm<T>{}, finish, in, per_column(m));
-    } else {
-      rows_cpu::statistics(rows, channels, x.as<T>(), scratch.sums, [=](int64_t c, float mean, float squares) {
+    if (!q.on_gpu)
+      return rows_cpu::statistics(rows, channels, x.as<T>(), scratch.sums, [=](int64_t c, float mean, float squares) {
         m[c] = mean;
-        finish(c, {{squares}});
+        v[c] = squares / float(rows);
       });
-    }
+    float* shift = scratch.scale;
+    for_each(q, channels, Shift<T>{shift, x.as<T>(), rows, channels});
+    reduce_rows<2>(q, rows, channels, scratch.sums, DistanceTerm<T>{}, StatisticsFinish{m, v, shift, float(rows)},
+                   x.as<const T>(), per_column(shift));
   });
 }
 

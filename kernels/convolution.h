@@ -21,10 +21,10 @@ struct ConvolutionShape {
 /// y = conv(x, w) + bias (bias may be absent); all of one dtype.
 void convolution(const Queue&, const ConvolutionShape&, View y, View x, View w, View bias);
 /// y = conv(x, w), and the mean and biased variance (f32, `out` of each) of y's channels over all rows, for the batch
-/// normalisation that follows (batch_norm_inference). On a GPU cuDNN sums y and y² in 16 bits while it computes y; where it
-/// cannot, and on a CPU, they are batch_norm_statistics of y, which read it again.
+/// normalisation that follows (batch_norm_inference). On a GPU cuDNN sums y and y² of f16 while it computes y, where it can do so
+/// in a fixed order; else, and on a CPU, they are batch_norm_statistics of y, which read it again.
 void convolution_statistics(const Queue&, const ConvolutionShape&, View y, View mean, View variance, View x, View w);
-/// What that came to on this queue so far: "fused" in how many of how many shapes; "" on a CPU and before the first.
+/// What that came to on this queue so far: for how many of how many shapes of 16 bits cuDNN sums; "" on a CPU and before the first.
 std::string convolution_choices(const Queue&);
 /// dx (+)= gradient with respect to x.
 void convolution_backward_data(const Queue&, const ConvolutionShape&, View dx, View dy, View w, Write);

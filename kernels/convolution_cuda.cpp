@@ -23,7 +23,7 @@ struct Request {
     return {int64_t(pass), s.batch,    s.height, s.width,        s.in, s.out, s.kernel_height, s.kernel_width, s.stride,
             s.padding,     s.dilation, s.groups, int64_t(dtype), add,  tf32,  alignment};
   }
-  bool tensor_cores() const { return dtype != DType::f32 || tf32; }
+  Promises promises() const { return {.tensor_cores = dtype != DType::f32 || tf32, .compiled_ahead = pass == Pass::sums}; }
 };
 
 /// The names of the arrays in a graph.
@@ -97,7 +97,7 @@ Descriptor graph_of(const GraphDevice& device, const Request& r) {
 std::optional<ConvolutionPlan>& plan_of(CudaLibraries& libraries, const Request& request) {
   return libraries.convolutions.get(request.key(), [&] {
     GraphDevice device{libraries.cudnn(), {}};
-    auto made = make_plan(device, graph_of(device, request), request.tensor_cores());
+    auto made = make_plan(device, graph_of(device, request), request.promises());
     if (request.pass == Pass::sums) ++(made ? libraries.fused_convolutions : libraries.plain_convolutions);
     return made;
   });
@@ -165,7 +165,7 @@ GraphCheck check_convolution(const std::string& properties, ConvolutionPass pass
                              bool add) {
   Request request{pass, s, dtype, add, false, 16};
   GraphDevice device = described_device(properties);
-  return look_at(device, graph_of(device, request), request.tensor_cores());
+  return look_at(device, graph_of(device, request), request.promises());
 }
 
 }  // namespace lockstep::kernels::cuda

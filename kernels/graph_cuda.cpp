@@ -1,5 +1,7 @@
 #include "kernels/graph_cuda.h"
 
+#include <algorithm>
+
 namespace lockstep::kernels::cuda {
 namespace {
 
@@ -16,19 +18,24 @@ Descriptor engine_of(const Descriptor& configuration) {
   return engine;
 }
 
+bool compiled_at_run_time(const Descriptor& engine) {
+  auto notes = engine.get<cudnnBackendBehaviorNote_t>(CUDNN_ATTR_ENGINE_BEHAVIOR_NOTE, CUDNN_TYPE_BEHAVIOR_NOTE,
+                                                      CUDNN_BEHAVIOR_NOTE_TYPE_COUNT);
+  return std::ranges::find(notes, CUDNN_BEHAVIOR_NOTE_RUNTIME_COMPILATION) != notes.end();
+}
+
 /// Whether an engine keeps our promises, by what cuDNN notes about it.
-bool acceptable(const Descriptor& configuration, bool tensor_cores) {
-  auto notes = engine_of(configuration)
-                   .get<cudnnBackendNumericalNote_t>(CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE,
-                                                     CUDNN_NUMERICAL_NOTE_TYPE_COUNT);
+bool acceptable(const Descriptor& engine, Promises promises) {
+  auto notes = engine.get<cudnnBackendNumericalNote_t>(CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE,
+                                                       CUDNN_NUMERICAL_NOTE_TYPE_COUNT);
   for (auto note : notes) {
     if (note == CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC || note == CUDNN_NUMERICAL_NOTE_REDUCED_PRECISION_REDUCTION ||
         note == CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS || note == CUDNN_NUMERICAL_NOTE_WINOGRAD_TILE_6x6 ||
         note == CUDNN_NUMERICAL_NOTE_WINOGRAD_TILE_13x13)
       return false;
-    if (note == CUDNN_NUMERICAL_NOTE_TENSOR_CORE && !tensor_cores) return false;
+    if (note == CUDNN_NUMERICAL_NOTE_TENSOR_CORE && !promises.tensor_cores) return false;
   }
-  return true;
+  return !promises.compiled_ahead || !compiled_at_run_time(engine);
 }
 
 /// The configurations that cuDNN offers, best first.
@@ -103,10 +110,10 @@ Descriptor graph_of(const GraphDevice& device, const std::vector<Descriptor>& op
   return graph;
 }
 
-std::optional<ConvolutionPlan> make_plan(const GraphDevice& device, const Descriptor& graph, bool tensor_cores) {
+std::optional<ConvolutionPlan> make_plan(const GraphDevice& device, const Descriptor& graph, Promises promises) {
   for (auto mode : {CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_FALLBACK})
     for (const Descriptor& configuration : offers(device, graph, mode)) {
-      if (!acceptable(configuration, tensor_cores)) continue;
+      if (!acceptable(engine_of(configuration), promises)) continue;
       Descriptor plan(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
       plan.set(CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, {device.handle});
       plan.set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, configuration);
@@ -118,21 +125,19 @@ std::optional<ConvolutionPlan> make_plan(const GraphDevice& device, const Descri
   return {};
 }
 
-GraphCheck look_at(const GraphDevice& device, const Descriptor& graph, bool tensor_cores) {
+GraphCheck look_at(const GraphDevice& device, const Descriptor& graph, Promises promises) {
   GraphCheck found;
   for (auto mode : {CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_FALLBACK})
     for (const Descriptor& configuration : offers(device, graph, mode)) {
       ++found.offered;
-      if (!acceptable(configuration, tensor_cores)) continue;
+      if (!acceptable(engine_of(configuration), promises)) continue;
       auto workspace = configuration.get<int64_t>(CUDNN_ATTR_ENGINECFG_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1);
       if (workspace.empty() || workspace[0] > workspace_limit) continue;
       if (found.acceptable++ > 0) continue;
       found.workspace_bytes = workspace[0];
       Descriptor engine = engine_of(configuration);
       found.engine = std::to_string(engine.get<int64_t>(CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, 1).at(0));
-      for (auto note : engine.get<cudnnBackendBehaviorNote_t>(CUDNN_ATTR_ENGINE_BEHAVIOR_NOTE, CUDNN_TYPE_BEHAVIOR_NOTE,
-                                                              CUDNN_BEHAVIOR_NOTE_TYPE_COUNT))
-        if (note == CUDNN_BEHAVIOR_NOTE_RUNTIME_COMPILATION) found.engine += ", compiled at run time";
+      if (compiled_at_run_time(engine)) found.engine += ", compiled at run time";
     }
   if (found.offered == 0) found.refusal = last_error();
   return found;

@@ -69,11 +69,17 @@ Descriptor convolution_descriptor(const ConvolutionShape&);
 /// cuDNN keeps references between finished descriptors, so the parts may go.
 Descriptor graph_of(const GraphDevice&, const std::vector<Descriptor>& operations);
 
-/// The first offer that is acceptable and works, or nothing. `tensor_cores`: whether they keep our promises here, where inputs of
-/// f32 would be rounded to TF32.
-std::optional<ConvolutionPlan> make_plan(const GraphDevice&, const Descriptor& graph, bool tensor_cores);
+/// What an engine must keep besides what cuDNN notes about all of them.
+struct Promises {
+  bool tensor_cores;  ///< may be used: for inputs of f32 they mean TF32
+  /// None that is compiled at run time: where those sum columns, they add with atomics, in another order each run, and cuDNN does
+  /// not note it (seen in the code that cuDNN 9.19 makes for sm_90).
+  bool compiled_ahead;
+};
+/// The first offer that is acceptable and works, or nothing.
+std::optional<ConvolutionPlan> make_plan(const GraphDevice&, const Descriptor& graph, Promises);
 /// The same without a GPU: what there is to choose from.
-GraphCheck look_at(const GraphDevice&, const Descriptor& graph, bool tensor_cores);
+GraphCheck look_at(const GraphDevice&, const Descriptor& graph, Promises);
 
 /// Runs a plan on arrays by their names in the graph.
 struct Named {

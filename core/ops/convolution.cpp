@@ -59,14 +59,14 @@ Tensor normalise(Tape& t, const Tensor& x, const Statistics& statistics, const B
     if (auto [statistic, write] = t.into(n.running_variance); statistic)
       kernels::scale(t.queue(), statistic, variance.view(), float(rows) / float(rows - 1), write);
     if (!y->has_gradient) return;
-    if (residual && relu) {  // the gradient behind relu is wanted twice, so it is stored, in place
+    if (residual && relu) {  // the gradient behind relu is wanted twice, so it takes the place of y's
       View dy = t.exclusive_gradient(y);
       kernels::unary_backward(t.queue(), Unary::relu, dy, dy, y.view(), y.view(), Write::overwrite);
     }
-    View dy = t.gradient(y);
     auto dx = t.into(x), dw = t.into(n.weight), db = t.into(n.bias);
-    kernels::batch_norm_backward(t.queue(), dx.view, dw.view, db.view, dy, x.view(), n.weight.view(), n.bias.view(), mean.view(),
-                                 variance.view(), channels, epsilon, relu && !residual, dx.write, dw.write, db.write);
+    kernels::batch_norm_backward(t.queue(), dx.view, dw.view, db.view, t.gradient(y), x.view(), n.weight.view(), n.bias.view(),
+                                 mean.view(), variance.view(), channels, epsilon, relu && !residual, dx.write, dw.write,
+                                 db.write);
     t.pass(residual, y);
   });
 }

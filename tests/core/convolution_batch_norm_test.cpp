@@ -66,6 +66,7 @@ void expect_equal(Device& device, const std::vector<std::vector<float>>& one, co
 }
 
 TEST(ConvolutionBatchNorm, IsFourOperations) {
+  const Unit small;
   for (auto& device : test::devices())
     for (DType dtype : {DType::f32, DType::bf16, DType::f16})
       for (bool relu : {false, true})
@@ -73,16 +74,17 @@ TEST(ConvolutionBatchNorm, IsFourOperations) {
           for (int frozen : {0, 1, 2, 12, 16, 19}) {
             SCOPED_TRACE(device->name() + " " + name_of(dtype) + (relu ? " relu " : " ") + std::to_string(int(shortcut)) + " " +
                          std::to_string(frozen));
-            auto run = [&](bool fused) { return results(*device, {}, dtype, fused, relu, shortcut, frozen, Mode::train); };
+            auto run = [&](bool fused) { return results(*device, small, dtype, fused, relu, shortcut, frozen, Mode::train); };
             expect_equal(*device, run(true), run(false), dtype);
           }
 }
 
 TEST(ConvolutionBatchNorm, EvaluatesByAverages) {
+  const Unit small;
   for (auto& device : test::devices())
     for (DType dtype : {DType::f32, DType::bf16, DType::f16})
       for (Shortcut shortcut : {Shortcut::none, Shortcut::separate}) {
-        auto run = [&](bool fused) { return results(*device, {}, dtype, fused, true, shortcut, 0, Mode::evaluate); };
+        auto run = [&](bool fused) { return results(*device, small, dtype, fused, true, shortcut, 0, Mode::evaluate); };
         expect_equal(*device, run(true), run(false), dtype);
       }
 }
