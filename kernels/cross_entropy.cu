@@ -24,7 +24,8 @@ struct Row {
     float logits;     ///< sum of x, where labels are smoothed
   };
   template <class Team, class T>
-  HD Sums sums(Team team, const T* x) const {
+  HD Sums sums(Team every, const T* x) const {
+    const auto team = every.from(x);  // few vocabularies are multiples of 8
     auto value = [](T v) { return float(v); };
     float log_total = team.log_sum_exp(columns, value, x);
     float logits = options.label_smoothing > 0 ? team.sum(columns, value, x) : 0.f;
@@ -40,7 +41,8 @@ struct Row {
 
   /// to (+)= seed * (softmax(x) - target), from the logits x; zero where the row is ignored. `to` may be x.
   template <bool accumulate, class Team, class T, class To>
-  HD void gradient(Team team, To to, const T* x, float log_total, float seed) const {
+  HD void gradient(Team every, To to, const T* x, float log_total, float seed) const {
+    const auto team = every.from(x);
     if (ignored()) {
       if constexpr (!accumulate)
         team.each(

@@ -68,7 +68,7 @@ __global__ void each_kernel(std::int64_t n, Body body) {
 template <int N, class Body, class... P>
 __global__ void columns_kernel(std::int64_t n, std::int64_t columns, Body body, P... p) {
   packs::visit<N>(
-      blockIdx.x * std::int64_t(blockDim.x) + threadIdx.x, std::int64_t(gridDim.x) * blockDim.x, n, columns,
+      blockIdx.x * std::int64_t(blockDim.x) + threadIdx.x, std::int64_t(gridDim.x) * blockDim.x, n, columns, 0,
       [&](std::int64_t, auto&... at) { body(at...); }, p...);
 }
 template <int threads, class Body>

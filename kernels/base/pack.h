@@ -93,8 +93,8 @@ HD const T* data_of(PerColumn<T> p) {
   return p.data;
 }
 template <int N, class P>
-HD bool aligned(P p) {
-  const auto* data = data_of(p);
+HD bool aligned(P p, int head = 0) {
+  const auto* data = data_of(p) + head;
   using T = std::remove_cvref_t<decltype(*data)>;
   return reinterpret_cast<std::uintptr_t>(data) % alignof(Pack<T, N>) == 0;
 }
@@ -116,18 +116,26 @@ HD void visit_pack(F& f, std::int64_t i, std::int64_t c, P... p) {
   work(load<N>(p, i, c)...);
 }
 
+/// Elements in front of the first one whose address a pack may have.
+template <int N, class T>
+HD int head_of(const T* p) {
+  constexpr std::uintptr_t wanted = alignof(Pack<T, N>);
+  return int((wanted - reinterpret_cast<std::uintptr_t>(p) % wanted) % wanted / sizeof(T));
+}
+
 /// What thread `thread` of `threads` does of n elements in rows of `columns` (0: none has its place in a row): f(i, elements…) by
-/// packs of N, the threads in turn. Which elements a thread meets depends on n and N alone, not on addresses.
+/// packs of N, the threads in turn. Packs begin at element `head`; those before it are fewer than N, the first thread's. Which
+/// elements a thread meets depends on n, N and head alone, not on addresses.
 template <int N, class F, class... P>
-HD void visit(std::int64_t thread, std::int64_t threads, std::int64_t n, std::int64_t columns, F&& f, P... p) {
-  const bool whole = (aligned<N>(p) && ...) && columns % N == 0;
-  for (std::int64_t i = thread * N; i < n; i += threads * N) {
-    if (whole && i + N <= n) {
+HD void visit(std::int64_t thread, std::int64_t threads, std::int64_t n, std::int64_t columns, int head, F&& f, P... p) {
+  const bool whole = (aligned<N>(p, head) && ...) && columns % N == 0;
+  for (std::int64_t i = thread * N - (head ? N - head : 0); i < n; i += threads * N) {
+    if (whole && i >= 0 && i + N <= n) {
       visit_pack<N>(f, i, columns ? i % columns : i, p...);
       continue;
     }
     const std::int64_t end = i + N < n ? i + N : n;
-    for (std::int64_t e = i; e < end; ++e) f(e, at(p, e, columns ? e % columns : e)...);
+    for (std::int64_t e = i < 0 ? 0 : i; e < end; ++e) f(e, at(p, e, columns ? e % columns : e)...);
   }
 }
 

@@ -18,8 +18,10 @@
 //   team.first_where(n, f)       the first c for which f(c), or n
 //   team.sum_down(n, k, f, g)    g(c, f(0, c) + f(1, c) + … + f(k - 1, c)) for every column, added in this order
 //   team.first()                 true in one member: for results of the whole row
-// A member meets the same columns in every call with columns of memory and the same n, and in every call without and the same n,
-// so it may read back what it wrote in an earlier one of the same sort.
+//   team.from(row)               the same team for rows that all begin at odd addresses, as this one: where it and all columns
+//                                are as far from 16 bytes, a CUDA block reads 16 bytes from the first element on that allows it
+// A member of one team meets the same columns in every call with columns of memory and the same n, and in every call without and
+// the same n, so it may read back what it wrote in an earlier one of the same sort.
 
 #include <cmath>
 #include <cstdint>
@@ -48,6 +50,10 @@ struct ColumnSums {
 };
 
 struct SerialTeam {
+  template <class T>
+  HD SerialTeam from(const T*) const {
+    return {};
+  }
   HD bool first() const { return true; }
   template <class F, class... P>
   HD void each(std::int64_t n, F f, P... p) const {
@@ -164,6 +170,11 @@ struct SerialTeam {
 #if defined(__CUDACC__)
 /// All threads of a block (a multiple of 32, at most 1024).
 struct BlockTeam {
+  int head = 0;  ///< where packs begin in a row
+  template <class T>
+  __device__ BlockTeam from(const T* row) const {
+    return {packs::head_of<8>(row)};
+  }
   __device__ bool first() const { return threadIdx.x == 0; }
   template <class F, class... P>
   __device__ void each(std::int64_t n, F f, P... p) const {
@@ -171,7 +182,7 @@ struct BlockTeam {
   }
   template <class F, class... P>
   __device__ void each_at(std::int64_t n, F f, P... p) const {
-    packs::visit<8>(threadIdx.x, blockDim.x, n, 0, f, p...);
+    packs::visit<8>(threadIdx.x, blockDim.x, n, 0, head, f, p...);
   }
   template <class Draw, class F, class... P>
   __device__ void each_word(std::int64_t n, std::int64_t first, Draw draw, F f, P... p) const {
@@ -261,12 +272,12 @@ struct BlockTeam {
 
  private:
   template <class F, class... P>
-  __device__ static void visit(std::int64_t n, F&& f, P... p) {
+  __device__ void visit(std::int64_t n, F&& f, P... p) const {
     if constexpr (sizeof...(P) == 0)
       for (std::int64_t c = threadIdx.x; c < n; c += blockDim.x) f(c);
     else  // packs of one size, whatever the types: a member meets the same columns in every call
       packs::visit<8>(
-          threadIdx.x, blockDim.x, n, 0, [&](std::int64_t, auto&... at) { f(at...); }, p...);
+          threadIdx.x, blockDim.x, n, 0, head, [&](std::int64_t, auto&... at) { f(at...); }, p...);
   }
   template <class V, class Combine>
   __device__ static V reduce(V v, V neutral, Combine combine) {

@@ -25,7 +25,7 @@ TEST(Packs, MeetEveryElementOnceWhateverTheAddresses) {
         std::vector<std::int64_t> owner(static_cast<std::size_t>(n), -1);
         for (std::int64_t t = 0; t < threads; ++t)
           packs::visit<8>(
-              t, threads, n, 0,
+              t, threads, n, 0, 0,
               [&](std::int64_t i, bf16& to, float from, float& sum) {
                 ++met[std::size_t(i)];
                 owner[std::size_t(i)] = t;
@@ -45,6 +45,34 @@ TEST(Packs, MeetEveryElementOnceWhateverTheAddresses) {
       }
 }
 
+// Rows at odd addresses: packs where the addresses allow them, single elements before and behind.
+TEST(Packs, BeginBehindTheHeadOfARow) {
+  for (std::int64_t n : {0, 1, 5, 8, 9, 16, 1003})
+    for (int shift = 0; shift < 8; ++shift)
+      for (std::int64_t threads : {1, 3, 32}) {
+        alignas(16) static std::array<bf16, 1100> x, y;
+        for (std::size_t i = 0; i < 1100; ++i) x[i] = bf16(float(i % 128)), y[i] = bf16(-1.f);
+        const int head = packs::head_of<8>(x.data() + shift);
+        ASSERT_EQ(head, (8 - shift) % 8);
+        std::vector<int> met(static_cast<std::size_t>(n));
+        for (std::int64_t t = 0; t < threads; ++t)
+          packs::visit<8>(
+              t, threads, n, 0, head,
+              [&](std::int64_t i, bf16& to, bf16 from) {
+                ++met[std::size_t(i)];
+                ASSERT_EQ((i + 8 - head) / 8 % threads, head ? t : (t + 1) % threads);
+                to = from;
+              },
+              out(y.data() + shift), static_cast<const bf16*>(x.data() + shift));
+        for (std::int64_t i = 0; i < n; ++i) {
+          ASSERT_EQ(met[std::size_t(i)], 1) << i << " of " << n << " at " << shift;
+          ASSERT_EQ(float(y[std::size_t(i + shift)]), float((i + shift) % 128));
+        }
+        for (int i = 0; i < shift; ++i) ASSERT_EQ(float(y[std::size_t(i)]), -1);
+        for (std::size_t i = std::size_t(n + shift); i < 1100; ++i) ASSERT_EQ(float(y[i]), -1);
+      }
+}
+
 TEST(Packs, ValuesOfAColumnComeRowAfterRow) {
   for (std::int64_t columns : {1, 5, 8, 24}) {
     const std::int64_t rows = 13, n = rows * columns;
@@ -52,7 +80,7 @@ TEST(Packs, ValuesOfAColumnComeRowAfterRow) {
     for (std::size_t i = 0; i < 400; ++i) y[i] = 1, scale[i] = float(i + 1);
     for (std::int64_t t = 0; t < 7; ++t)
       packs::visit<4>(
-          t, 7, n, columns, [](std::int64_t, float& v, float s) { v *= s; }, y.data(), per_column(scale.data()));
+          t, 7, n, columns, 0, [](std::int64_t, float& v, float s) { v *= s; }, y.data(), per_column(scale.data()));
     for (std::int64_t i = 0; i < 400; ++i) ASSERT_EQ(y[std::size_t(i)], i < n ? float(i % columns + 1) : 1.f) << columns;
   }
 }

@@ -224,9 +224,12 @@ TEST(Seams, SmallUpdatesCountWithoutMasters) {
   omp_set_num_threads(threads);
 }
 
+// Three standard deviations. Measured with the seeds 1 to 5, each against f32 with the same initial weights: bf16 without masters
+// ends 0.1 % above f32 in the mean, with a standard deviation of 2.2 % from seed to seed. Masters, which are not rounded at
+// random, make it no smaller (2.8 %), and f32 itself spreads by 4.5 %. f16 has skipped steps, and so other batches, behind it.
 TEST(Seams, SixteenBitsWithoutMastersLearnAsF32Does) {
   float f32 = trained_loss(DType::f32, DType::f32);
-  EXPECT_NEAR(trained_loss(DType::bf16, DType::f32, false), f32, 0.15f * f32);
+  EXPECT_NEAR(trained_loss(DType::bf16, DType::f32, false), f32, 3 * 0.022f * f32);
   EXPECT_NEAR(trained_loss(DType::f16, DType::f32, false), f32, 0.1f * f32);
 }
 
