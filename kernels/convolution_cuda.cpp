@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "kernels/binary.h"
 #include "kernels/graph_cuda.h"
 #include "kernels/memory.h"
@@ -23,7 +25,13 @@ struct Request {
     return {int64_t(pass), s.batch,    s.height, s.width,        s.in, s.out, s.kernel_height, s.kernel_width, s.stride,
             s.padding,     s.dilation, s.groups, int64_t(dtype), add,  tf32,  alignment};
   }
-  Promises promises() const { return {.tensor_cores = dtype != DType::f32 || tf32, .compiled_ahead = pass == Pass::sums}; }
+  /// Tiles that leave sums behind have at most 256 rows; 1 KiB tells them from other uses of workspace.
+  Promises promises() const {
+    const int64_t tiles = (s.batch * s.out_height() * s.out_width() + 255) / 256,
+                  sums = tiles * 2 * s.out * int64_t(sizeof(float));
+    return {.tensor_cores = dtype != DType::f32 || tf32,
+            .least_workspace = pass == Pass::sums ? std::max<int64_t>(sums, 1024) : 0};
+  }
 };
 
 /// The names of the arrays in a graph.

@@ -35,7 +35,7 @@ bool acceptable(const Descriptor& engine, Promises promises) {
       return false;
     if (note == CUDNN_NUMERICAL_NOTE_TENSOR_CORE && !promises.tensor_cores) return false;
   }
-  return !promises.compiled_ahead || !compiled_at_run_time(engine);
+  return true;
 }
 
 /// The configurations that cuDNN offers, best first.
@@ -119,7 +119,7 @@ std::optional<ConvolutionPlan> make_plan(const GraphDevice& device, const Descri
       plan.set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, configuration);
       if (plan.try_finish() != CUDNN_STATUS_SUCCESS) continue;
       auto workspace = plan.get<int64_t>(CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1);
-      if (workspace.empty() || workspace[0] > workspace_limit) continue;
+      if (workspace.empty() || workspace[0] > workspace_limit || workspace[0] < promises.least_workspace) continue;
       return ConvolutionPlan{plan.held(), std::size_t(workspace[0])};
     }
   return {};
@@ -132,7 +132,7 @@ GraphCheck look_at(const GraphDevice& device, const Descriptor& graph, Promises 
       ++found.offered;
       if (!acceptable(engine_of(configuration), promises)) continue;
       auto workspace = configuration.get<int64_t>(CUDNN_ATTR_ENGINECFG_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1);
-      if (workspace.empty() || workspace[0] > workspace_limit) continue;
+      if (workspace.empty() || workspace[0] > workspace_limit || workspace[0] < promises.least_workspace) continue;
       if (found.acceptable++ > 0) continue;
       found.workspace_bytes = workspace[0];
       Descriptor engine = engine_of(configuration);

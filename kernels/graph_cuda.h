@@ -72,9 +72,9 @@ Descriptor graph_of(const GraphDevice&, const std::vector<Descriptor>& operation
 /// What an engine must keep besides what cuDNN notes about all of them.
 struct Promises {
   bool tensor_cores;  ///< may be used: for inputs of f32 they mean TF32
-  /// None that is compiled at run time: where those sum columns, they add with atomics, in another order each run, and cuDNN does
-  /// not note it (seen in the code that cuDNN 9.19 makes for sm_90).
-  bool compiled_ahead;
+  /// Bytes of workspace that it must ask for. Engines that sum columns put the sums of tiles there, and add them in a fixed
+  /// order; without that memory they add with atomics, in another order each run, and cuDNN does not note it.
+  int64_t least_workspace;
 };
 /// The first offer that is acceptable and works, or nothing.
 std::optional<ConvolutionPlan> make_plan(const GraphDevice&, const Descriptor& graph, Promises);

@@ -110,6 +110,7 @@ TEST(Convolution, Wide) {
 TEST(Convolution, StatisticsAreThoseOfTheResult) {
   const ConvolutionShape shapes[] = {
       {.batch = 5, .height = 13, .width = 11, .in = 64, .out = 64, .kernel_height = 3, .kernel_width = 3, .padding = 1},
+      {.batch = 16, .height = 28, .width = 28, .in = 64, .out = 64, .kernel_height = 1, .kernel_width = 1},
       {.batch = 3, .height = 9, .width = 9, .in = 64, .out = 128, .kernel_height = 1, .kernel_width = 1, .stride = 2},
       {.batch = 2,
        .height = 10,
@@ -129,6 +130,12 @@ TEST(Convolution, StatisticsAreThoseOfTheResult) {
              w = make_tensor(device, ws, random_values(count(ws), 2, 0.1f), dtype), y = poisoned(device, ys, dtype),
              plain = poisoned(device, ys, dtype), mean = poisoned(device, {s.out}), variance = poisoned(device, {s.out});
       kernels::convolution_statistics(q, s, y.view(), mean.view(), variance.view(), x.view(), w.view());
+      auto first = download(q, mean), spread = download(q, variance);
+      for (int run = 0; run < 3; ++run) {  // the same bits each run
+        kernels::convolution_statistics(q, s, y.view(), mean.view(), variance.view(), x.view(), w.view());
+        EXPECT_EQ(download(q, mean), first);
+        EXPECT_EQ(download(q, variance), spread);
+      }
       kernels::convolution(q, s, plain.view(), x.view(), w.view(), {});
       expect_close(device, y, download(q, plain), dtype, "y");
       auto values = download(q, y);
