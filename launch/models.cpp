@@ -112,6 +112,15 @@ void resolve_model(Config& c, const io::DatasetInfo& info) {
   if (m.kind.starts_with("resnet") && !m.small_stem) m.small_stem = std::max(m.input[0], m.input[1]) <= 64;
 }
 
+std::string advice_for_gpu(const Config& c) {
+  constexpr std::int64_t aligned = 16 / 2, usual = 128;  // GPT-2's 50257 is rounded up to 50304 by most who train it
+  if (c.model.kind != "gpt" || c.train.precision == "f32" || *c.model.vocabulary % aligned == 0) return "";
+  return fmt::format(
+      "model.vocabulary = {} is not a multiple of {}: products with the logits are slow on this GPU; a model trained from its "
+      "beginning with model.vocabulary = {} is faster, its other tokens never occur",
+      *c.model.vocabulary, aligned, (*c.model.vocabulary + usual - 1) / usual * usual);
+}
+
 std::unique_ptr<nn::Model> build_model(const Config& c, ParameterSet& parameters) {
   const auto& m = c.model;
   if (m.kind == "gpt")

@@ -26,6 +26,10 @@ void resolve_size(Config&);
 /// when the model cannot read such data.
 void resolve_model(Config&, const io::DatasetInfo&);
 
+/// What a user of a GPU should know about the size of a resolved model, in one sentence, or "": tensor cores read 16-bit rows only
+/// where those begin at multiples of 16 bytes, and a row of logits has one number a token.
+std::string advice_for_gpu(const Config&);
+
 /// The model of a resolved configuration, its parameters added to the set.
 std::unique_ptr<nn::Model> build_model(const Config&, ParameterSet&);
 std::unique_ptr<optim::Optimizer> build_optimizer(const Config&, ParameterSet&, const Flat&, View gradients);

@@ -432,7 +432,7 @@ class Trainer {
                              step_ > 0 ? fmt::format("steps {}", step_ + 1) : "steps 1", steps_));
     session_.note(order_text());
     if (session_.size() > 1) session_.log(fmt::format("between ranks: {}", session_.communicator().name()));
-    for (const std::string& text : {buckets_.text, update_.text})
+    for (const std::string& text : {buckets_.text, update_.text, on_gpu() ? advice_for_gpu(config_) : ""})
       if (!text.empty()) session_.log(text);
     if (!capture_.why_not().empty()) session_.log("steps are not captured: " + capture_.why_not());
     session_.note(fmt::format("{}; peak {} flop/s", session_.placement(), count_text(peak_.flops_per_s)));
