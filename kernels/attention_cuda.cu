@@ -182,8 +182,7 @@ __device__ float over_row(float v, Combine combine) {
 
 template <class T, class Tiles>
 __global__ void __launch_bounds__(side* side) forward(Problem p, T* y, float* log_sum, const T* qkv) {
-  extern __shared__ float4 shared[];
-  float* q = reinterpret_cast<float*>(shared);
+  float* q = reinterpret_cast<float*>(dynamic_memory());
   float *k = q + Tiles::tile_floats, *v = k + Tiles::tile_floats, *weights = v + Tiles::tile_floats;
   // The last queries see the most keys: they begin first.
   const int64_t head = blockIdx.x / p.tiles, q0 = (p.tiles - 1 - blockIdx.x % p.tiles) * Tiles::rows;
@@ -268,8 +267,7 @@ __device__ inline void differentiate(const Problem& p, const Statistics& known, 
 
 template <class T, class Tiles>
 __global__ void __launch_bounds__(side* side) backward_queries(Problem p, T* dqkv, const T* dy, const T* qkv, Statistics known) {
-  extern __shared__ float4 shared[];
-  float* q = reinterpret_cast<float*>(shared);
+  float* q = reinterpret_cast<float*>(dynamic_memory());
   float *up = q + Tiles::tile_floats, *k = up + Tiles::tile_floats, *v = k + Tiles::tile_floats,
         *weights = v + Tiles::tile_floats;
   const int64_t head = blockIdx.x / p.tiles, q0 = (p.tiles - 1 - blockIdx.x % p.tiles) * Tiles::rows;
@@ -298,8 +296,7 @@ __global__ void __launch_bounds__(side* side) backward_queries(Problem p, T* dqk
 
 template <class T, class Tiles>
 __global__ void __launch_bounds__(side* side) backward_keys(Problem p, T* dqkv, const T* dy, const T* qkv, Statistics known) {
-  extern __shared__ float4 shared[];
-  float* q = reinterpret_cast<float*>(shared);
+  float* q = reinterpret_cast<float*>(dynamic_memory());
   float *up = q + Tiles::tile_floats, *k = up + Tiles::tile_floats, *v = k + Tiles::tile_floats,
         *weights = v + Tiles::tile_floats;
   const int64_t head = blockIdx.x / p.tiles, k0 = blockIdx.x % p.tiles * Tiles::rows;

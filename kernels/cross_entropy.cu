@@ -124,6 +124,7 @@ struct InPlace {
     row.template gradient<false>(team, out(x), static_cast<const T*>(x), sums.log_total, seed[0]);
   }
 };
+static_assert(ReadsRowsAgain<InPlace<float>>);
 
 template <class T>
 struct Reseed {

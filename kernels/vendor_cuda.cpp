@@ -1,7 +1,5 @@
 #include "kernels/vendor_cuda.h"
 
-#include <algorithm>
-
 #include "kernels/vendor.h"
 
 namespace lockstep {
@@ -24,31 +22,6 @@ std::int64_t alignment_of(std::initializer_list<const void*> addresses) {
   std::uintptr_t bits = 16;
   for (const void* address : addresses) bits |= reinterpret_cast<std::uintptr_t>(address);
   return std::int64_t(bits & -bits);
-}
-
-GrowingMemory::~GrowingMemory() {
-  for (void* block : blocks_) (void)cudaFree(block);
-}
-
-void* GrowingMemory::at_least(std::size_t bytes) {
-  if (bytes <= bytes_) return blocks_.back();
-  cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
-  check(cudaStreamIsCapturing(stream_, &capturing));
-  require(capturing == cudaStreamCaptureStatusNone,
-          "a step that is being captured needs {} MiB of workspace, and the steps before it only {} MiB: run it once before",
-          bytes >> 20, bytes_ >> 20);
-  bytes = std::max(bytes, 2 * bytes_);
-  void* block = nullptr;
-  cudaError_t status = cudaMalloc(&block, bytes);
-  if (status == cudaErrorMemoryAllocation) {
-    (void)cudaGetLastError();  // it is reported here and is not to stick
-    throw Error(format_text("out of GPU memory: {} MiB of workspace were asked for", {bytes >> 20}));
-  }
-  check(status);
-  blocks_.push_back(block);
-  bytes_ = bytes;
-  held_ += bytes;
-  return block;
 }
 
 CudaLibraries::CudaLibraries(CUstream_st* stream) : library_memory(stream), kernel_memory(stream), stream_(stream) {

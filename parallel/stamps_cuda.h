@@ -23,7 +23,10 @@ class Event {
   /// Whether what was recorded has happened.
   bool happened() const {
     cudaError_t status = cudaEventQuery(event_);
-    if (status == cudaErrorNotReady) return false;
+    if (status == cudaErrorNotReady) {
+      (void)cudaGetLastError();  // asked and answered; the next launch is not to find it
+      return false;
+    }
     check(status);
     return true;
   }

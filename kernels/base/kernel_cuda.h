@@ -7,8 +7,14 @@
 
 namespace lockstep {
 
-/// kernel<<<blocks, threads, bytes, q.stream>>>(arguments...), as a call that any C++ compiler can read. `bytes` of shared memory
-/// are for what the kernel declares as extern.
+/// The memory that a block's threads share, of which start_kernel was told the size.
+__device__ inline float4* dynamic_memory() {
+  extern __shared__ float4 dynamic_shared_memory[];
+  return dynamic_shared_memory;
+}
+
+/// kernel<<<blocks, threads, bytes, q.stream>>>(arguments...), as a call that any C++ compiler can read. `bytes` are those
+/// of its dynamic_memory().
 template <class... P, class... A>
 void start_kernel(const Queue& q, unsigned blocks, dim3 threads, std::size_t bytes, void (*kernel)(P...), A... arguments) {
   cudaLaunchConfig_t config{};

@@ -150,9 +150,8 @@ template <int K, bool fits, class Body>
 __global__ void __launch_bounds__(256)
     sweep_kernel(std::int64_t rows, RowShares shares, float* partials, Body body) {
   const std::int64_t stride = shares.stride, rows_each = shares.rows_each;
-  extern __shared__ float4 sweep_memory[];
   float* own = partials + std::int64_t(blockIdx.x) * K * stride;
-  float* sums = fits ? reinterpret_cast<float*>(sweep_memory) : own;
+  float* sums = fits ? reinterpret_cast<float*>(dynamic_memory()) : own;
   for (std::int64_t c = threadIdx.x; c < K * stride; c += blockDim.x) sums[c] = 0;
   __syncthreads();
   const std::int64_t begin = blockIdx.x * rows_each, end = begin + rows_each < rows ? begin + rows_each : rows;
@@ -269,6 +268,11 @@ void for_each_group(const Queue& q, std::int64_t first, std::int64_t n, Body bod
   for_each(q, left + right, detail::Ends<Body>{first, left, 4 * end_group, body});
 }
 
+/// Bodies of for_each_row that say so read their rows twice: a GPU then works on few wide rows at a time, and the second look
+/// finds them in its second cache.
+template <class Body>
+concept ReadsRowsAgain = requires { typename Body::ReadsRowsAgain; };
+
 /// `width` is the number of columns: it decides how many threads a CUDA team has, and whether the work is worth sharing on the
 /// CPU.
 template <class Body>
@@ -276,9 +280,7 @@ void for_each_row(const Queue& q, std::int64_t rows, std::int64_t width, Body bo
   if (rows == 0) return;
 #if defined(__CUDACC__)
   if (q.on_gpu) {
-    if constexpr (requires {
-                    Body::reads_rows_again;
-                  })  // few wide rows at a time: the second look finds them in the second cache
+    if constexpr (ReadsRowsAgain<Body>)
       if (width > 8192) return start_kernel(q, detail::blocks_for(rows), 1024, 0, row_kernel<1024, Body>, rows, body);
     return start_kernel(q, detail::blocks_for(rows), detail::threads_for(width), 0, row_kernel<256, Body>, rows, body);
   }
