@@ -1,3 +1,4 @@
+#include "kernels/convolution_taps_cpu.h"
 #include "kernels/memory.h"
 #include "kernels/vendor.h"
 #include "kernels/vendor_cpu.h"
@@ -52,17 +53,20 @@ struct Descs {
   }
 };
 
-/// Whether Winograd's algorithm (Lavin & Gray 2016) pays: 36 products make a tile of 4 x 4 outputs that takes 144 directly, but
+enum class Way { direct, winograd, taps };
+
+/// The way that pays. Winograd's algorithm (Lavin & Gray 2016): 36 products make a tile of 4 x 4 outputs that takes 144 directly, but
 /// weights and images must be turned to its form and back. Costs in products of the direct convolution, fitted to 75 shapes of 32
-/// to 512 channels on one core with AVX-512, where the faster way is from 0.9 to 2.2 times as fast as the other. A function of
-/// the shape alone, since results depend on it to the bit.
-bool suits_winograd(const ConvolutionShape& s, DType dtype) {
-  if (dtype != DType::f32 || s.kernel_height != 3 || s.kernel_width != 3 || s.stride != 1 || s.dilation != 1 || s.groups != 1)
-    return false;
+/// to 512 channels on one core with AVX-512, where the faster way is from 0.9 to 2.2 times as fast as the other. Small images with many
+/// channels go by taps. A function of the shape alone, since results depend on it to the bit.
+Way way_of(const ConvolutionShape& s, DType dtype) {
+  if (dtype != DType::f32 || s.kernel_height != 3 || s.kernel_width != 3 || s.stride != 1 || s.groups != 1) return Way::direct;
   const double tiles = double(s.batch) * double((s.out_height() + 3) / 4) * double((s.out_width() + 3) / 4),
                pixels = double(s.batch) * double(s.out_height()) * double(s.out_width()), pairs = double(s.in) * double(s.out);
   const double products = 36 * tiles * pairs, weights = 3000 * pairs, images = 2360 * tiles * double(s.in + s.out);
-  return products + weights + images < 9 * pixels * pairs;
+  const double winograd = s.dilation == 1 ? products + weights + images : 1e300, direct = 9 * pixels * pairs;
+  if (suits_taps(s, std::min(winograd, direct))) return Way::taps;
+  return winograd < direct ? Way::winograd : Way::direct;
 }
 
 /// The plan that make(free, algorithm) finds: Winograd's where it pays and exists, else with our images, unless that is reference
@@ -70,7 +74,7 @@ bool suits_winograd(const ConvolutionShape& s, DType dtype) {
 template <class Make>
 auto best(const ConvolutionShape& s, DType dtype, Make make) {
   constexpr auto direct = dnnl::algorithm::convolution_direct;
-  if (suits_winograd(s, dtype)) try {
+  if (way_of(s, dtype) == Way::winograd) try {
       return make(true, dnnl::algorithm::convolution_winograd);
     } catch (const dnnl::error&) {  // this oneDNN or this processor has none: what follows works everywhere
     }
@@ -145,6 +149,7 @@ void write_or_add(const Queue& q, View y, Write write, Compute compute) {
 }  // namespace
 
 void convolution(const Queue& q, const ConvolutionShape& s, View y, View x, View w, View bias) {
+  if (way_of(s, x.dtype) == Way::taps) return convolution_by_taps(q, s, y, x, w, bias);
   if (q.cpu->computes_in(x.dtype)) return forward(q, s, y, x, w, bias);
   FloatCopy fx(q, x, true), fw(q, w, true), fb(q, bias, true), fy(q, y, false);
   forward(q, s, fy.view(), fx.view(), fw.view(), bias ? fb.view() : View{});
@@ -152,6 +157,7 @@ void convolution(const Queue& q, const ConvolutionShape& s, View y, View x, View
 }
 
 void convolution_backward_data(const Queue& q, const ConvolutionShape& s, View dx, View dy, View w, Write write) {
+  if (way_of(s, dx.dtype) == Way::taps) return convolution_backward_data_by_taps(q, s, dx, dy, w, write);
   write_or_add(q, dx, write, [&](View to) {
     if (q.cpu->computes_in(dx.dtype)) return backward_data(q, s, to, dy, w);
     FloatCopy fy(q, dy, true), fw(q, w, true), fx(q, to, false);
@@ -161,6 +167,7 @@ void convolution_backward_data(const Queue& q, const ConvolutionShape& s, View d
 }
 
 void convolution_backward_weights(const Queue& q, const ConvolutionShape& s, View dw, View dy, View x, Write write) {
+  if (way_of(s, x.dtype) == Way::taps) return convolution_backward_weights_by_taps(q, s, dw, dy, x, write);
   write_or_add(q, dw, write, [&](View to) {
     if (q.cpu->computes_in(x.dtype)) return backward_weights(q, s, to, dy, x);
     FloatCopy fy(q, dy, true), fx(q, x, true), fw(q, to, false);

@@ -1,6 +1,7 @@
 #include "kernels/convolution.h"
 
 #include <gtest/gtest.h>
+#include <omp.h>
 
 #include <algorithm>
 #include <cmath>
@@ -57,10 +58,8 @@ TEST(Convolution, Golden) {
   });
 }
 
-/// Wide 3 x 3 kernels take Winograd's algorithm where the library has it: the sums must stay those of the definition.
-TEST(Convolution, Wide) {
-  ConvolutionShape s{
-      .batch = 2, .height = 20, .width = 19, .in = 128, .out = 144, .kernel_height = 3, .kernel_width = 3, .padding = 1};
+/// The sums of the definition, for a 3 x 3 kernel that keeps the size of the images; gradients also added to what is there.
+void expect_definition(const ConvolutionShape& s) {
   const std::int64_t images = s.batch * s.height * s.width;
   auto x_values = random_values(images * s.in, 1), w_values = random_values(s.out * 9 * s.in, 2),
        dy_values = random_values(images * s.out, 3);
@@ -69,7 +68,7 @@ TEST(Convolution, Wide) {
     for (std::int64_t h = 0; h < s.height; ++h)
       for (std::int64_t w = 0; w < s.width; ++w)
         for (std::int64_t tap = 0; tap < 9; ++tap) {
-          std::int64_t from_h = h + tap / 3 - 1, from_w = w + tap % 3 - 1;
+          std::int64_t from_h = h + (tap / 3 - 1) * s.dilation, from_w = w + (tap % 3 - 1) * s.dilation;
           if (from_h < 0 || from_h >= s.height || from_w < 0 || from_w >= s.width) continue;
           for (std::int64_t o = 0; o < s.out; ++o) {
             auto at_y = std::size_t(((n * s.height + h) * s.width + w) * s.out + o);
@@ -104,6 +103,23 @@ TEST(Convolution, Wide) {
     EXPECT_LT(largest_error(download(q, out), y), 1e-5);
     EXPECT_LT(largest_error(download(q, to_x), dx), 1e-5);
     EXPECT_LT(largest_error(download(q, to_w), dw), 1e-5);
+    kernels::convolution_backward_data(q, s, to_x.view(), up.view(), w.view(), Write::accumulate);
+    kernels::convolution_backward_weights(q, s, to_w.view(), up.view(), x.view(), Write::accumulate);
+    for (auto* sums : {&dx, &dw})
+      for (double& v : *sums) v *= 2;
+    EXPECT_LT(largest_error(download(q, to_x), dx), 1e-5);
+    EXPECT_LT(largest_error(download(q, to_w), dw), 1e-5);
+    for (auto* sums : {&dx, &dw})
+      for (double& v : *sums) v /= 2;
+    const std::int64_t half = s.out / 2;  // a bias of ones for the first half of the channels
+    std::vector<float> bias_values(std::size_t(s.out), 0.f);
+    std::fill_n(bias_values.begin(), half, 1.f);
+    Tensor bias(device, {s.out});
+    upload(q, bias, bias_values);
+    kernels::convolution(q, s, out.view(), x.view(), w.view(), bias.view());
+    auto with_bias = y;
+    for (std::size_t i = 0; i < with_bias.size(); ++i) with_bias[i] += bias_values[i % std::size_t(s.out)];
+    EXPECT_LT(largest_error(download(q, out), with_bias), 1e-5);
   }
 }
 
@@ -149,6 +165,23 @@ TEST(Convolution, StatisticsAreThoseOfTheResult) {
       expect_close(device, variance, {v.begin(), v.end()}, dtype, "variance");
     }
   });
+}
+
+/// Wide 3 x 3 kernels take Winograd's algorithm where the library has it.
+TEST(Convolution, Wide) {
+  expect_definition(
+      {.batch = 2, .height = 20, .width = 19, .in = 128, .out = 144, .kernel_height = 3, .kernel_width = 3, .padding = 1});
+}
+
+/// Small images with many channels go by the taps of the kernel on the CPU.
+TEST(Convolution, SmallImages) {
+  ConvolutionShape s{
+      .batch = 3, .height = 4, .width = 5, .in = 128, .out = 144, .kernel_height = 3, .kernel_width = 3, .padding = 1};
+  expect_definition(s);
+  s.height = 2;
+  expect_definition(s);
+  s.height = s.width = 6, s.padding = s.dilation = 2;
+  expect_definition(s);
 }
 
 TEST(Convolution, Derivatives) {
@@ -242,6 +275,30 @@ TEST(Convolution, Repeats) {
       ASSERT_EQ(now, first);
     }
   });
+}
+
+TEST(Convolution, ThreadsDoNotMatter) {
+  Device device(DeviceKind::cpu);
+  const Queue& q = device.queue();
+  ConvolutionShape s{
+      .batch = 32, .height = 4, .width = 4, .in = 256, .out = 320, .kernel_height = 3, .kernel_width = 3, .padding = 1};
+  Shape xs{32, 4, 4, 256}, ws{320, 3, 3, 256}, ys{32, 4, 4, 320};
+  Tensor x = make_tensor(device, xs, random_values(count(xs), 1), DType::f32),
+         w = make_tensor(device, ws, random_values(count(ws), 2), DType::f32),
+         dy = make_tensor(device, ys, random_values(count(ys), 3), DType::f32);
+  const int before = omp_get_max_threads();
+  Values first;
+  for (int threads : {1, 2, 3, 8}) {
+    omp_set_num_threads(threads);
+    Tensor y = poisoned(device, ys, DType::f32), dx = poisoned(device, xs, DType::f32), dw = poisoned(device, ws, DType::f32);
+    kernels::convolution(q, s, y.view(), x.view(), w.view(), {});
+    kernels::convolution_backward_data(q, s, dx.view(), dy.view(), w.view(), Write::overwrite);
+    kernels::convolution_backward_weights(q, s, dw.view(), dy.view(), x.view(), Write::overwrite);
+    Values now{download(q, y), download(q, dx), download(q, dw)};
+    if (threads == 1) first = now;
+    EXPECT_EQ(now, first) << threads << " threads";
+  }
+  omp_set_num_threads(before);
 }
 
 // Processors without AVX-512 have no bf16 products in oneDNN, which decides once a process: the golden tests run again in
