@@ -55,7 +55,8 @@ void for_each_run(const ConvolutionShape& s, const Tap& t, F f) {
 }
 
 /// What a tap sees of images with `channels`, or, with shift 0, what it gives to; one behind the other.
-const float* gathered(const ConvolutionShape& s, const Tap& t, const float* images, std::int64_t channels, std::int64_t shift, float* room) {
+const float* gathered(const ConvolutionShape& s, const Tap& t, const float* images, std::int64_t channels, std::int64_t shift,
+                      float* room) {
   if (t.shift == 0) return images;
   for_each_run(s, t, [&](std::int64_t pixel, std::int64_t at, std::int64_t n) {
     std::memcpy(room + at * channels, images + (pixel + shift) * channels, std::size_t(n * channels) * sizeof(float));
@@ -83,7 +84,8 @@ void product(const Queue& q, float* y, Matrix my, const float* a, Matrix ma, con
   const PlanKey key{pass_of_taps,   my.rows,       my.columns,       ma.columns,    my.row_stride, ma.row_stride,
                     ma.column_stride, mb.row_stride, mb.column_stride, bool(bias), add};
   CpuPlan& plan = libraries.plan(key, [&] {
-    const Desc dy = my.desc(), da = ma.desc(), db = mb.desc(), dbias({1, my.columns}, dnnl::memory::data_type::f32, dnnl::memory::format_tag::ab);
+    const Desc dy = my.desc(), da = ma.desc(), db = mb.desc();
+    const Desc dbias({1, my.columns}, dnnl::memory::data_type::f32, dnnl::memory::format_tag::ab);
     dnnl::post_ops after;
     if (add) after.append_sum(1.f);
     dnnl::primitive_attr attributes;
@@ -112,8 +114,8 @@ bool suits_taps(const ConvolutionShape& s, double others) {
   const bool same_size = s.stride == 1 && s.kernel_height % 2 == 1 && s.kernel_width % 2 == 1 &&
                          2 * s.padding == s.dilation * (s.kernel_height - 1) && 2 * s.padding == s.dilation * (s.kernel_width - 1);
   if (!same_size || s.padding >= std::min(s.height, s.width)) return false;  // else a tap sees nothing
-  // Copies, in multiplications of their channels, from 12 shapes of 256 to 512 channels and images of 2 x 2 to 8 x 8 on one core with AVX-512:
-  // taps are 1.1 to 1.8 times as fast where they are chosen (5 times for 2 x 2), and at most 1.05 where they are not.
+  // What copies cost is fitted to 12 shapes of 256 to 512 channels and images of 2 x 2 to 8 x 8 on one core with AVX-512: taps
+  // are 1.1 to 1.8 times as fast where they are chosen (5 times for 2 x 2), at most 1.15 where they are not.
   double seen = 0;
   for (const Tap& t : taps_of(s)) seen += double(pixels(s, t));
   return seen * double(s.in) * double(s.out) + 20 * seen * double(s.in + s.out) < others;
