@@ -175,7 +175,7 @@ class MpiCommunicator final : public Communicator {
   }
 
   void progress() override {
-    if (!pending_.empty()) work([&] { test(); });
+    if (!pending_.empty()) work(now(), [&] { test(); });
   }
   void join(const Queue&) override {
     for (int idle = 0; !pending_.empty();) {
@@ -259,17 +259,16 @@ class MpiCommunicator final : public Communicator {
   }
   Ticket end(Pending& p) {
     Ticket ticket = p.ticket;
-    double posted = now() - p.begun;
-    work([&] { advance(p); });
-    timings_[ticket].worked += posted;
+    const double posted = now();
+    timings_[ticket].worked += posted - p.begun;
+    work(posted, [&] { advance(p); });
     return ticket;
   }
-  /// What f takes is work: of the collectives that it moves on, and for the rest, since one message at a time reaches this rank,
-  /// of the one that has waited longest.
+  /// The time from `begun`, just now, until f has run is work: of the collectives that it moves on, and for the rest, since one message at
+  /// a time reaches this rank, of the one that has waited longest.
   template <class F>
-  void work(F f) {
+  void work(double begun, F f) {
     Ticket oldest = pending_.front().ticket;
-    double begun = now();
     dealt_ = 0;
     working_ = true;
     f();
@@ -288,10 +287,10 @@ class MpiCommunicator final : public Communicator {
         break;
       }
       ++p.round;
-      double begun = now();
+      const double begun = working_ ? now() : 0;
       std::exchange(p.next, {})();
       if (!working_) continue;
-      double took = now() - begun;
+      const double took = now() - begun;
       timings_[p.ticket].worked += took;
       dealt_ += took;
     }
@@ -415,18 +414,20 @@ class MpiCommunicator final : public Communicator {
 
   /// This rank's share of the sum, stored to every rank of the machine.
   void add_on_machine(Pending& p) {
-    for_each_turn(p.data, [&](View part) {
-      auto leaves = window_->everyones(part);
+    auto leaves = window_->everyones(p.data);
+    const auto everyone = leaves;
+    for_each_turn(p.data, [&](int part, int parts) {
+      for (std::size_t r = 0; r < leaves.size(); ++r) leaves[r] = part_of(everyone[r], part, parts);
       store_to_all(leaves, leaves, machines_->local_merges(), 0);
     });
     finish_in_window(p);
   }
-  /// Ranks of one machine take pieces in turn, all from the end: what a rank wrote last is still in its cache.
+  /// Ranks of one machine take parts in turn, all from the end: what a rank wrote last is still in its cache.
   template <class F>
   void for_each_turn(View data, F f) {
-    constexpr std::int64_t most = 256 << 10;  // bytes
+    constexpr std::int64_t most = 64 << 10;  // bytes
     const int rounds = int((std::int64_t(data.bytes()) + size() * most - 1) / (size() * most));
-    for (int round = rounds; round-- > 0;) f(part_of(data, round * size() + rank(), rounds * size()));
+    for (int round = rounds; round-- > 0;) f(round * size() + rank(), rounds * size());
   }
   void store_to_all(std::span<const View> leaves, std::span<const View> places, std::span<const kernels::Merge> merges, int sum) {
     stores_.clear();

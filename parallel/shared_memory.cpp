@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <cstring>
 #include <random>
 #include <string>
@@ -15,7 +16,13 @@
 namespace lockstep::parallel {
 namespace {
 
+constexpr std::size_t large_page = 2 << 20;
 constexpr int collapse = 25;  // MADV_COLLAPSE, of Linux 6.1; older ones refuse it, and pages stay small
+
+std::size_t whole_pages(std::size_t bytes) {
+  const auto page = std::size_t(sysconf(_SC_PAGESIZE));
+  return (std::max<std::size_t>(bytes, 1) + page - 1) / page * page;
+}
 
 /// An open file without a name.
 struct File {
@@ -31,11 +38,23 @@ struct File {
 struct Mapping {
   std::byte* data = nullptr;
   std::size_t bytes = 0;
-  Mapping(int file, std::size_t size) : bytes(size) {
-    void* at = file < 0 ? MAP_FAILED : mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
-    if (at == MAP_FAILED) return;
-    data = static_cast<std::byte*>(at);
-    madvise(at, size, MADV_HUGEPAGE);
+  Mapping(int file, std::size_t size) : bytes(whole_pages(size)) {
+    if (file < 0) return;
+    // The kernel maps large pages only where addresses are a multiple of their size, and does not choose such by itself.
+    const std::size_t spare = bytes >= large_page ? large_page : 0;
+    void* room = mmap(nullptr, bytes + spare, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (room == MAP_FAILED) return;
+    auto* begin = static_cast<std::byte*>(room);
+    const std::size_t before = spare > 0 ? (large_page - std::uintptr_t(begin) % large_page) % large_page : 0;
+    if (before > 0) munmap(begin, before);
+    if (spare > before) munmap(begin + before + bytes, spare - before);
+    begin += before;
+    if (mmap(begin, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, 0) == MAP_FAILED) {
+      munmap(begin, bytes);
+      return;
+    }
+    data = begin;
+    madvise(data, bytes, MADV_HUGEPAGE);
   }
   Mapping(Mapping&& other) noexcept : data(std::exchange(other.data, nullptr)), bytes(other.bytes) {}
   ~Mapping() {
@@ -62,8 +81,7 @@ SharedMemory share_memory(MPI_Comm comm, std::size_t bytes) {
   check_mpi(MPI_Comm_rank(comm, &rank));
   check_mpi(MPI_Comm_size(comm, &size));
 
-  std::size_t page = std::size_t(sysconf(_SC_PAGESIZE));
-  std::size_t rounded = (std::max<std::size_t>(bytes, 1) + page - 1) / page * page;
+  const std::size_t rounded = whole_pages(bytes);
   File file(memfd_create("lockstep", MFD_CLOEXEC));
   // Memory is taken here, where its lack can be told, and by its owner, so that it lies near the owner's cores.
   bool taken =
