@@ -36,6 +36,7 @@ class CudaStaging final : public Staging {
   }
 
   void begin(Ticket ticket, const Queue& after) override {
+    require(after.on_gpu, "host-staged collectives: the data lies on a GPU, and the queue is the processor's");
     check(cudaEventRecord(ready_, after.stream));
     check(cudaStreamWaitEvent(out_, ready_));
     stamps_.started(ticket, out_);

@@ -22,8 +22,9 @@ class Fiber {
 
  private:
   [[noreturn]] static void start(Fiber*);
-  static constexpr std::size_t bytes = 256 << 10, guard = 4096;
+  static constexpr std::size_t bytes = 320 << 10, guard = 4096;
   std::byte* memory_;
+  std::size_t indent_;
   void *inside_ = nullptr, *outside_ = nullptr;  // stack pointers of the side that waits
   std::function<void()>* work_ = nullptr;
   // What AddressSanitizer wants to know.
