@@ -8,10 +8,12 @@
 
 namespace lockstep {
 
-/// Throws unless a CUDA runtime call succeeded.
+/// Throws unless a CUDA runtime call succeeded. The error is told here: the next launch is not to report it again.
 inline void check(cudaError_t status, Here at = Here::current()) {
-  if (status != cudaSuccess) [[unlikely]]
-    throw Error(std::string("CUDA: ") + cudaGetErrorString(status), Exit::internal, at);
+  if (status == cudaSuccess) [[likely]]
+    return;
+  (void)cudaGetLastError();
+  throw Error(std::string("CUDA: ") + cudaGetErrorString(status), Exit::internal, at);
 }
 
 }  // namespace lockstep

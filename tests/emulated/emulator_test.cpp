@@ -275,6 +275,11 @@ TEST_F(Emulator, QueriesTellLateAndLeaveAnError) {
   EXPECT_EQ(cudaEventDestroy(event), cudaSuccess);
 }
 
+TEST_F(Emulator, AnErrorThatWasThrownIsNotReportedAgain) {
+  EXPECT_THROW(lockstep::check(cudaMemcpyAsync(host, device, 2 * bytes, cudaMemcpyDeviceToHost, q.stream)), lockstep::Error);
+  start_kernel(q, 1, 32, 0, unwritten, device);
+}
+
 TEST_F(Emulator, TheProcessorCannotTouchTheGpusMemory) {
   EXPECT_DEATH(device[0] = 1, "the processor touched the GPU's memory");
 }
@@ -297,7 +302,9 @@ TEST_F(Emulator, AGraphGivesWhatCallsGive) {
     EXPECT_EQ(cudaStreamWaitEvent(other.stream, fork), cudaSuccess);
     start_kernel(other, 1, 256, 0, add, device, 1.f);
     EXPECT_EQ(cudaEventRecord(join, other.stream), cudaSuccess);
-    if (joins) EXPECT_EQ(cudaStreamWaitEvent(q.stream, join), cudaSuccess);
+    if (joins) {
+      EXPECT_EQ(cudaStreamWaitEvent(q.stream, join), cudaSuccess);
+    }
     EXPECT_EQ(cudaStreamEndCapture(q.stream, &graph), joins ? cudaSuccess : cudaErrorStreamCaptureUnjoined);
     EXPECT_EQ(result()[0], 0) << "captured, not run";
     if (!graph) continue;
