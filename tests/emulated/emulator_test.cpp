@@ -226,7 +226,9 @@ TEST_F(Emulator, AMissingEventWaitShows) {
     wait();
     start_kernel(q, 1, 256, 0, add, device, 1.f);
     EXPECT_EQ(cudaEventRecord(written, q.stream), cudaSuccess);
-    if (waits) EXPECT_EQ(cudaStreamWaitEvent(other.stream, written), cudaSuccess);
+    if (waits) {
+      EXPECT_EQ(cudaStreamWaitEvent(other.stream, written), cudaSuccess);
+    }
     fetch(other);
     EXPECT_EQ(cudaStreamSynchronize(other.stream), cudaSuccess);
   };
