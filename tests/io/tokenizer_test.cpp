@@ -7,13 +7,14 @@
 #include "io/hdf5.h"
 #include "io/plain_file.h"
 #include "tests/io/files.h"
+#include "tests/support/places.h"
 
 namespace lockstep::io {
 namespace {
 
 using namespace lockstep::test;
 
-const std::string golden = std::string(LOCKSTEP_SOURCE_DIR) + "/tests/golden/tokenizer/";
+const std::string golden = test::place("LOCKSTEP_SOURCE", LOCKSTEP_SOURCE_DIR) + "/tests/golden/tokenizer/";
 
 std::string utf8(std::uint32_t c) {
   if (c < 0x80) return {char(c)};
