@@ -60,7 +60,6 @@ class Block {
   using State = Thread::State;
   void enter(int t);
   void wait(State, Here);
-  [[noreturn]] void fail(const std::string& what);
   void try_exchange(int t);
   std::string release_barrier();
   std::string who_waits() const;
@@ -111,16 +110,15 @@ void Block::wait(State state, Here at) {
   thread.fiber->leave();
 }
 
-void Block::fail(const std::string& what) {
-  failure_ = what + " (" + name_of(current_) + ")";
-  threads_[std::size_t(current_)].fiber->leave();
-  std::abort();  // a failed block is not entered again
-}
-
 void Block::exchange(Exchange& e, Here at) {
   const unsigned self = 1u << lane();
-  if (!(e.mask & self)) fail(place(at) + ": " + operation_name(e.operation) + " with a mask that leaves out the calling lane");
   Thread& thread = threads_[std::size_t(current_)];
+  if (!(e.mask & self)) {
+    failure_ = place(at) + ": " + operation_name(e.operation) + " with a mask that leaves out the calling lane (" + name_of(current_) + ")";
+    // For ever: a failed block is not entered again, and what its stacks hold is not destroyed. So no text may be left on one.
+    thread.fiber->leave();
+    std::abort();
+  }
   thread.exchange = &e;
   thread.state = State::in_exchange;
   thread.at = at;
