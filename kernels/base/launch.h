@@ -411,8 +411,8 @@ void sweep_rows(const Queue& q, std::int64_t rows, std::int64_t columns, [[maybe
       start_kernel(q, unsigned(shares.count), detail::threads_for(columns), fits ? std::size_t(bytes) : 0,
                    sweep_kernel<K, fits, Body>, rows, shares, partials, body);
     };
-    if (rows > 0)  // a block may have 48 KiB unasked
-      bytes <= 48 * 1024 ? run.template operator()<true>() : run.template operator()<false>();
+    if (rows > 0)  // a block may have 48 KiB unasked, of which its team's sums take a part
+      bytes <= 47 * 1024 ? run.template operator()<true>() : run.template operator()<false>();
     return detail::finish_shares<K>(q, columns, shares, partials, finish);
   }
 #endif

@@ -195,6 +195,7 @@ TEST_F(Emulator, ImpossibleLaunchesAreRefused) {
   EXPECT_THROW(start_kernel(q, 1, 1025, 0, unwritten, device), lockstep::Error);
   EXPECT_THROW(start_kernel(q, 1, dim3(32, 33), 0, unwritten, device), lockstep::Error);
   EXPECT_THROW(start_kernel(q, 0, 32, 0, unwritten, device), lockstep::Error);
+  EXPECT_THROW(start_kernel(q, 1, 64, 48 << 10, dynamic, device, 64), lockstep::Error) << "variables count, too";
   EXPECT_THROW(start_kernel(q, 1, 64, 49 << 10, dynamic, device, 64), lockstep::Error);
   EXPECT_EQ(cudaFuncSetAttribute(dynamic, cudaFuncAttributeMaxDynamicSharedMemorySize, 49 << 10), cudaSuccess);
   start_kernel(q, 1, 64, 49 << 10, dynamic, device, 64);

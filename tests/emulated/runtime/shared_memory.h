@@ -4,8 +4,9 @@
 
 namespace emulated {
 
-/// What a block may have of dynamic shared memory.
-constexpr std::size_t most_dynamic_memory = 227 << 10, dynamic_memory_unasked = 48 << 10;
+/// What a block may have of dynamic shared memory. Without being asked a GPU gives 48 KiB less the kernel's `__shared__` variables,
+/// whose size is not known here: 1 KiB is taken for them.
+constexpr std::size_t most_dynamic_memory = 227 << 10, dynamic_memory_unasked = 47 << 10;
 /// How many bytes behind it are watched.
 constexpr std::size_t watched = 1024;
 /// Called where a program's kernels are: the memory that their `extern __shared__` names.
