@@ -19,6 +19,8 @@ namespace {
 
 /// Between two allocations, never given away: AddressSanitizer sees who goes there.
 constexpr std::size_t between = 512;
+/// What becomes reachable and unreachable as one: large pages, since it happens at every call that waits.
+constexpr std::size_t page = std::size_t(2) << 20;
 
 struct State {
   std::byte* begin = nullptr;
@@ -30,7 +32,7 @@ struct State {
   std::size_t end() const { return allocations.empty() ? 0 : padded(allocations.rbegin()->first + allocations.rbegin()->second); }
   static std::size_t padded(std::size_t bytes) { return (bytes + 511) / 512 * 512; }
   void protect(int how) {
-    if (const std::size_t bytes = (end() + 4095) / 4096 * 4096; bytes > 0 && mprotect(begin, bytes, how) != 0) std::abort();
+    if (const std::size_t bytes = (end() + page - 1) / page * page; bytes > 0 && mprotect(begin, bytes, how) != 0) std::abort();
   }
 };
 State& state();
@@ -49,9 +51,10 @@ void touched(int signal, siginfo_t* info, void* context) {
 State& state() {
   static State& one = *[] {
     auto* made = new State;  // outlives whatever gives memory back at the end of the program
-    void* at = mmap(nullptr, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* at = mmap(nullptr, size + page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (at == MAP_FAILED) std::abort();
-    made->begin = static_cast<std::byte*>(at);
+    made->begin = reinterpret_cast<std::byte*>((reinterpret_cast<std::uintptr_t>(at) + page - 1) / page * page);
+    (void)madvise(made->begin, size, MADV_HUGEPAGE);  // where there are none, small ones do
     struct sigaction action = {};
     action.sa_sigaction = touched;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK;

@@ -38,11 +38,13 @@ std::recursive_mutex& lock() {
 }
 
 void finish(Stream& stream) {
+  if (stream.works.empty()) return;
   memory::Open open;
   while (!stream.works.empty()) step(stream);
 }
 
 void finish(const std::shared_ptr<Mark>& mark) {
+  if (mark->done) return;
   memory::Open open;
   auto stream = mark->stream.lock();
   while (!mark->done && stream && !stream->works.empty()) step(*stream);
