@@ -258,12 +258,14 @@ Product with(Product p, cublasLtEpilogue_t epilogue, View bias, View before = {}
 }
 
 /// y (+)= a b + bias, where the bias has y's type.
-void linear(const Queue& q, const Product& p, View bias) {
+void linear(const Queue& q, Product p, View bias) {
   if (bias && run(q, with(p, CUBLASLT_EPILOGUE_BIAS, bias))) return;
-  if (run(q, p)) {
-    if (bias) binary(q, Binary::add, p.y, p.y, bias);
-    return;
+  if (bias) {  // before the product, which adds to it in f32: the sum is rounded to 16 bits once
+    if (p.write == Write::overwrite) fill(q, p.y, 0);
+    binary(q, Binary::add, p.y, p.y, bias);
+    p.write = Write::accumulate;
   }
+  if (run(q, p)) return;
   throw Error(format_text("matmul: cuBLASLt has no algorithm for {} x {} x {} in {}, batch {}",
                           {p.m, p.n, p.k, name_of(p.a.dtype), p.batch}));
 }
