@@ -266,6 +266,37 @@ TEST(Matmul, Derivatives) {
   }
 }
 
+// Addresses of any alignment, also where the same product has run with better ones before: an algorithm is kept for those it fits.
+TEST(Matmul, AnyAddress) {
+  for_each_device([](Device& device, DType dtype) {
+    const std::int64_t m = 16, n = 24, k = 8;
+    const Queue& q = device.queue();
+    const auto va = random_values(m * k, 1), vb = random_values(k * n, 2), vbias = random_values(n, 3);
+    auto at = [&](const std::vector<float>& values, std::int64_t offset) {
+      std::vector<float> moved(std::size_t(offset), NAN);
+      moved.insert(moved.end(), values.begin(), values.end());
+      return make_tensor(device, {std::int64_t(moved.size())}, moved, dtype);
+    };
+    std::vector<float> expected, before;
+    for (int odd = 0; odd < 6; ++odd) {  // none, then each operand in turn
+      SCOPED_TRACE(odd);
+      auto offset = [odd](int operand) { return std::int64_t(odd == operand); };
+      Tensor a = at(va, offset(1)), b = at(vb, offset(2)), bias = at(vbias, offset(3));
+      const std::vector<float> nothing(std::size_t(m * n), NAN);
+      Tensor y = at(nothing, offset(4)), x = at(nothing, offset(5));
+      auto of = [&](const Tensor& t, std::int64_t size, int operand) { return t.view().slice(offset(operand), size); };
+      kernels::matmul(q, of(y, m * n, 4), of(a, m * k, 1), of(b, k * n, 2), m, n, k,
+                      {.bias = of(bias, n, 3), .activation = Unary::gelu_tanh, .pre_activation = of(x, m * n, 5)});
+      auto result = download(q, y), inside = download(q, x);
+      result.erase(result.begin(), result.begin() + offset(4));
+      inside.erase(inside.begin(), inside.begin() + offset(5));
+      if (odd == 0) expected = result, before = inside;
+      EXPECT_LE(relative_norm(result, expected), golden_tolerance(dtype));
+      EXPECT_LE(relative_norm(inside, before), golden_tolerance(dtype));
+    }
+  });
+}
+
 TEST(Matmul, EmptySizes) {
   for_each_device([](Device& device, DType dtype) {
     const Queue& q = device.queue();
