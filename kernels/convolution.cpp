@@ -42,7 +42,6 @@ void convolution(const Queue& q, const ConvolutionShape& s, View y, View x, View
 
 void convolution_statistics(const Queue& q, const ConvolutionShape& s, View y, View mean, View variance, View x, View w) {
   if (q.recording) return q.recording->add([=](const Queue& then) { convolution_statistics(then, s, y, mean, variance, x, w); });
-  const std::int64_t rows = s.batch * s.out_height() * s.out_width();
   require(checked("convolution_statistics", s, x, w, y), "convolution_statistics: no images to take statistics of");
   require(w.dtype == x.dtype, "convolution_statistics: x is {}, w is {}", name_of(x.dtype), name_of(w.dtype));
   require(mean.size == s.out && variance.size == s.out, "convolution_statistics: mean and variance need {} elements", s.out);
@@ -50,7 +49,7 @@ void convolution_statistics(const Queue& q, const ConvolutionShape& s, View y, V
     float* memory = workspace(q, 2 * s.out);
     const View sum{memory, s.out, DType::f32}, squares{memory + s.out, s.out, DType::f32};
     if (cuda::convolution_sums(q, s, y, sum, squares, x, w))
-      return batch_norm_statistics_of_sums(q, mean, variance, sum, squares, rows);
+      return batch_norm_statistics_of_sums(q, mean, variance, sum, squares, s.batch * s.out_height() * s.out_width());
   }
   convolution(q, s, y, x, w, {});
   batch_norm_statistics(q, mean, variance, y, s.out);

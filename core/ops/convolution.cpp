@@ -15,6 +15,8 @@ struct Statistics {
 /// With `statistics` those of the result are written, on the way where the library can.
 Tensor convolution(Tape& t, const Tensor& x, const Tensor& w, const Tensor& bias, ConvolutionOptions o,
                    const Statistics* statistics) {
+  require(o.stride > 0 && o.padding >= 0 && o.dilation > 0 && o.groups > 0,
+          "convolution: stride {}, padding {}, dilation {}, {} groups", o.stride, o.padding, o.dilation, o.groups);
   require(x.shape().size() == 4 && w.shape().size() == 4 && w.dim(3) * o.groups == x.dim(3) && w.dim(0) % o.groups == 0,
           "convolution: weights {} (out, height, width, in / groups) cannot take {} (batch, height, width, in) in {} groups",
           to_text(w.shape()), to_text(x.shape()), o.groups);
@@ -103,12 +105,19 @@ Tensor batch_norm(Tape& t, const Tensor& x, const BatchNormTensors& n, bool relu
 
 Tensor convolution_batch_norm(Tape& t, const Tensor& x, const Tensor& w, ConvolutionOptions o, const BatchNormTensors& n,
                               bool relu, const Tensor& residual, float epsilon) {
-  if (!t.training()) return normalise_by_averages(t, convolution(t, x, w, {}, o), n, relu, residual, epsilon);
+  auto check_residual = [&](const Tensor& y) {
+    require(!residual || residual.shape() == y.shape(), "convolution_batch_norm: the residual {} is not {}",
+            residual ? to_text(residual.shape()) : "", to_text(y.shape()));
+  };
+  if (!t.training()) {
+    Tensor y = convolution(t, x, w, {}, o);
+    check_residual(y);
+    return normalise_by_averages(t, y, n, relu, residual, epsilon);
+  }
   Statistics statistics(t, w.dim(0));
   Tensor y = convolution(t, x, w, {}, o, &statistics);
   check_rows(y.rows());
-  require(!residual || residual.shape() == y.shape(), "convolution_batch_norm: the residual {} is not {}",
-          residual ? to_text(residual.shape()) : "", to_text(y.shape()));
+  check_residual(y);
   return normalise(t, y, statistics, n, relu, residual, epsilon);
 }
 

@@ -4,6 +4,7 @@ namespace lockstep::ops {
 
 Tensor pool(Tape& t, kernels::Pooling kind, const Tensor& x, std::int64_t window, std::int64_t stride, std::int64_t padding) {
   require(x.shape().size() == 4, "pool: {} is not (batch, height, width, channels)", to_text(x.shape()));
+  require(stride > 0, "pool: stride {}", stride);
   kernels::PoolingShape s{.batch = x.dim(0),
                           .height = x.dim(1),
                           .width = x.dim(2),

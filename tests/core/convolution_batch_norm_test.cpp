@@ -108,6 +108,8 @@ TEST(ConvolutionBatchNorm, WrongShapesAreNamed) {
   EXPECT_THROW(ops::convolution_batch_norm(t, x, w, {}, n, true, zeros({2, 3, 3, 2})), Error);  // the residual has 2 channels
   EXPECT_THROW(ops::convolution_batch_norm(t, x, zeros({3, 1, 1, 2}), {}, n, true), Error);     // 3 channels, 4 scales
   EXPECT_THROW(ops::convolution_batch_norm(t, zeros({1, 1, 1, 2}), w, {}, n, true), Error);     // one row has no variance
+  Tape evaluation(device, {.mode = Mode::evaluate});
+  EXPECT_THROW(ops::convolution_batch_norm(evaluation, x, w, {}, n, true, zeros({2, 3, 2, 6})), Error);  // as many elements
 }
 
 }  // namespace

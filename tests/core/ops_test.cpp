@@ -338,6 +338,12 @@ TEST(Ops, WrongShapesAreNamed) {
   EXPECT_THROW(ops::attention(t, make_tensor(device, {1, 2, 10}, random_values(20, 3)), {.heads = 2}), Error);
   EXPECT_THROW(ops::dropout(t, x, 1.f, 0), Error);
   EXPECT_THROW(ops::pool(t, kernels::Pooling::max, make_tensor(device, {1, 2, 2, 1}, random_values(4, 4)), 3, 1), Error);
+  Tensor image = make_tensor(device, {1, 2, 2, 1}, random_values(4, 4)), filter = make_tensor(device, {1, 1, 1, 1}, {1});
+  EXPECT_THROW(ops::pool(t, kernels::Pooling::max, image, 2, 0), Error);
+  EXPECT_THROW(ops::convolution(t, image, filter, {}, {.stride = 0}), Error);
+  EXPECT_THROW(ops::convolution(t, image, filter, {}, {.dilation = 0}), Error);
+  EXPECT_THROW(ops::convolution(t, image, filter, {}, {.groups = 0}), Error);
+  EXPECT_THROW(ops::convolution(t, make_tensor(device, {1, 2, 2, 0}, {}), filter, {}, {.groups = 0}), Error);
 }
 
 TEST(Ops, CountCorrect) {

@@ -249,6 +249,9 @@ TEST(Convolution, WrongShapesAreNamed) {
   s = good;
   s.stride = 0;
   fails(s, "stride 0");
+  Tensor mean = poisoned(device, {3}), variance = poisoned(device, {3});
+  EXPECT_THROW(
+      kernels::convolution_statistics(device.queue(), s, y.view(), mean.view(), variance.view(), x.view(), w.view()), Error);
   s = good;
   s.batch = 2;
   fails(s, "x has 32 elements, its shape 64");
