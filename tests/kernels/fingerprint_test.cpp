@@ -40,7 +40,7 @@ TEST(Fingerprint, IsTheSameOnEveryDeviceAndWithAnyThreads) {
   for (auto& device : devices())
     for (std::int64_t n : {1, 2, 1000, 16384, 16385, 300007}) {
       std::vector<std::int32_t> words(static_cast<std::size_t>(n));
-      for (std::int64_t i = 0; i < n; ++i) words[std::size_t(i)] = std::int32_t(i * i * 2654435761 + n);
+      for (std::int64_t i = 0; i < n; ++i) words[std::size_t(i)] = std::int32_t(std::uint64_t(i * i) * 2654435761u + std::uint64_t(n));
       Tensor x = make_indices(*device, {n}, words);
       const std::uint64_t first = of(*device, x);
       EXPECT_EQ(first, expected(words)) << n;
