@@ -15,10 +15,9 @@ namespace {
 /// fast.
 std::byte* in_large_pages(std::size_t bytes) {
   constexpr std::size_t large_page = 2 << 20;
-  if (bytes < large_page) return static_cast<std::byte*>(std::aligned_alloc(256, bytes));
   void* data = nullptr;  // aligned_alloc wants sizes that are multiples of the alignment
-  if (posix_memalign(&data, large_page, bytes) != 0) return nullptr;
-  madvise(data, bytes / large_page * large_page, MADV_HUGEPAGE);
+  if (posix_memalign(&data, bytes < large_page ? 256 : large_page, bytes) != 0) return nullptr;
+  if (bytes >= large_page) madvise(data, bytes / large_page * large_page, MADV_HUGEPAGE);
   return static_cast<std::byte*>(data);
 }
 

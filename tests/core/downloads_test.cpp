@@ -14,7 +14,7 @@ namespace {
 
 /// A tensor of a GPU, and host memory for two copies of its first and its second half each.
 struct Halves {
-  static constexpr std::int64_t size = 1 << 16;
+  static constexpr std::int64_t size = 1 << 14;
   const Queue& q;
   Tensor x;
   Memory memory;
