@@ -43,7 +43,9 @@ std::vector<GpuInfo> gpus() {
   for (int i = 0; i < count; ++i) {
     cudaDeviceProp properties;
     check(cudaGetDeviceProperties(&properties, i));
-    GpuInfo gpu{.name = properties.name, .address = address_of(i), .major = properties.major, .minor = properties.minor};
+    GpuInfo gpu;
+    gpu.name = properties.name, gpu.address = address_of(i);
+    gpu.major = properties.major, gpu.minor = properties.minor;
     check(cudaSetDevice(i));
     check(cudaMemGetInfo(&gpu.free, &gpu.bytes));
     for (int j = 0; j < count; ++j) gpu.to_peers.push_back(link_between(i, j));

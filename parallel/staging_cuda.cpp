@@ -6,6 +6,12 @@
 namespace lockstep::parallel {
 namespace {
 
+Arena::Source page_locked() {
+  Queue gpu;
+  gpu.on_gpu = true;
+  return host_source(gpu);
+}
+
 /// Two streams, one a way: a copy that waits for backward to fill its bucket holds up nothing that comes back.
 class CudaStaging final : public Staging {
  public:
@@ -66,7 +72,7 @@ class CudaStaging final : public Staging {
   Event ready_, brought_;
   std::vector<std::unique_ptr<Event>> fetched_ = std::vector<std::unique_ptr<Event>>(std::size_t(Communicator::timings_kept));
   Stamps stamps_;
-  Arena pinned_{host_source({.on_gpu = true})};
+  Arena pinned_{page_locked()};
 };
 
 }  // namespace
