@@ -58,6 +58,7 @@ class Block {
 
  private:
   using State = Thread::State;
+  void number_threads();
   void enter(int t);
   void wait(State, Here);
   void try_exchange(int t);
@@ -70,13 +71,16 @@ class Block {
   std::vector<Thread> threads_;
   std::vector<Warp> warps_;
   std::vector<int> order_;
+  std::vector<uint3> index_;  ///< of the threads, in a block of the size that follows
+  dim3 indexed_{0, 0, 0};
   std::vector<std::unique_ptr<Fiber>> fibers_;
   std::vector<Fiber*> idle_;
   int current_ = 0, ended_ = 0;
   std::string failure_;
 };
 
-thread_local std::unique_ptr<Block> block;
+// One for each thread of the system, which keeps it. A plain pointer is found without a call.
+__thread Block* block __attribute__((tls_model("initial-exec")));
 
 void Block::enter(int t) {
   Thread& thread = threads_[std::size_t(t)];
@@ -88,8 +92,7 @@ void Block::enter(int t) {
     thread.begun = true;
   }
   current_ = t;
-  const unsigned n = unsigned(t), x = blockDim.x, y = blockDim.y;
-  threadIdx = {n % x, n / x % y, n / x / y};
+  threadIdx = index_[std::size_t(t)];
   thread.fiber->enter();
   if (thread.state != State::ended) return;
   idle_.push_back(thread.fiber);
@@ -203,6 +206,14 @@ std::string Block::release_barrier() {
   return "";
 }
 
+void Block::number_threads() {
+  const unsigned x = blockDim.x, y = blockDim.y, z = blockDim.z;
+  if (indexed_.x == x && indexed_.y == y && indexed_.z == z) return;
+  index_.clear();
+  for (unsigned n = 0; n < x * y * z; ++n) index_.push_back({n % x, n / x % y, n / x / y});
+  indexed_ = blockDim;
+}
+
 std::string Block::run(const Launch& launch, Chance& chance) {
   launch_ = &launch;
   const int size = int(launch.block.x * launch.block.y * launch.block.z);
@@ -210,6 +221,7 @@ std::string Block::run(const Launch& launch, Chance& chance) {
     launch_->thread();
     threads_[std::size_t(current_)].state = State::ended;
   };
+  number_threads();
   threads_.assign(std::size_t(size), {});
   warps_.assign(std::size_t(size + 31) / 32, {});
   for (int t = 0; t < size; ++t) warps_[std::size_t(t / 32)].running |= 1u << t % 32;
@@ -260,7 +272,9 @@ Chance& chance() {
 }
 
 std::string run(const Launch& launch) {
-  if (!block) block = std::make_unique<Block>();
+  thread_local std::unique_ptr<Block> kept;
+  if (!kept) kept = std::make_unique<Block>();
+  block = kept.get();
   Chance order(chance().next());
   gridDim = launch.grid;
   blockDim = launch.block;
