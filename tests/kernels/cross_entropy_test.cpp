@@ -77,7 +77,9 @@ TEST(CrossEntropy, InPlaceIsForwardAndBackward) {
         } else {
           EXPECT_LT(relative_norm(one, two), dtype == DType::f32 ? 1e-5 : 1e-2);
           for (std::size_t i = 0; i < l.size(); ++i)  // a masked class makes a smoothed loss infinite
-            if (std::isinf(m[i])) EXPECT_EQ(std::exchange(l[i], 0.f), std::exchange(m[i], 0.f)) << i;
+            if (std::isinf(m[i])) {
+              EXPECT_EQ(std::exchange(l[i], 0.f), std::exchange(m[i], 0.f)) << i;
+            }
           EXPECT_LT(relative_norm(l, m), 1e-5);
         }
         // Another seed afterwards.
