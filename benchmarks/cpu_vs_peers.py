@@ -125,6 +125,7 @@ class Contest:
         write_batches(folder, self.case, ranks)
         self.turns = Turns(folder, self.check_alive)
         launcher = ["mpirun", "-n", str(ranks)] if ranks > 1 else []
+        self.turns.join("lockstep", ranks)
         self.start(launcher + [programs / "launch_training", folder], OPEN_MPI | ({"OMP_NUM_THREADS": str(threads)} if ranks == 1 else {}))
         self.turns.wait(folder / "weights.json")
         inductor = {"TORCHINDUCTOR_CACHE_DIR": str(ROOT / "build/peers-compiled"), "OMP_NUM_THREADS": str(threads)}
@@ -132,6 +133,7 @@ class Contest:
             if not mode:
                 continue
             self.names.append(mode)
+            self.turns.join(mode, ranks)
             for rank in range(ranks):
                 self.start([python, ROOT / "benchmarks/peers/training_torch.py", folder, mode, str(rank), str(ranks), str(threads)], inductor)
         if arguments.llmc and name == "gpt2-124m" and ranks == 1:
@@ -139,6 +141,7 @@ class Contest:
             subprocess.run(["gcc", "-O3", "-Ofast", "-march=native", "-fopenmp", "-Wno-unused-result", f"-I{arguments.llmc}", "-o", folder / "llmc",
                             ROOT / "benchmarks/peers/training_llmc.c", "-lm"], check=True)
             self.names.append("llm.c")
+            self.turns.join("llm.c", 1)
             self.start([folder / "llmc", folder, self.case["rows"], self.case["input"][0], self.case["rate"]],
                        {"OMP_NUM_THREADS": str(threads)})
 
@@ -176,7 +179,7 @@ class Contest:
         return seconds, last
 
     def end(self):
-        self.turns.give("end")
+        self.turns.end()
         for process, _, _ in self.processes:
             process.wait(timeout=60)
 

@@ -72,9 +72,11 @@ class Contest:
         common.write_batches(folder, self.case, ranks)
         self.turns = Turns(folder, self.check_alive)
         self.names = ["lockstep"] + (case["peers"] if with_peers else [])
+        self.turns.join("lockstep", ranks)
         self.start((["mpirun", "-n", str(ranks)] if ranks > 1 else []) + [programs / "launch_training", folder])
         self.turns.wait(folder / "weights.json")
         for peer in self.names[1:]:
+            self.turns.join(peer, 1)
             self.start([python, HERE.parent / "peers/gpu_training_torch.py", folder, peer])
 
     def start(self, command):
@@ -124,7 +126,7 @@ def run(name, arguments, python, ranks):
                 last[who] = contest.turns.give(who, case["steps"])
                 seconds[who].append(statistics.median(last[who]["seconds"]))
         during = clocks()
-        contest.turns.give("end")
+        contest.turns.end()
     finally:
         if contest:
             contest.stop()

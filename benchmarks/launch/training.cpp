@@ -10,7 +10,6 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
-#include <thread>
 
 #include "core/nn/convnet.h"
 #include "core/nn/gpt.h"
@@ -28,8 +27,6 @@ using namespace lockstep;
 using nlohmann::json;
 
 namespace {
-
-const std::string name = "lockstep";
 
 double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -139,17 +136,13 @@ void train(launch::Session& session, const std::string& folder, const json& c) {
     }
 
   std::int64_t step = 0;
-  for (int turn = 0;; ++turn) {
-    std::string path = folder + "/turn." + std::to_string(turn);
-    while (!std::filesystem::exists(path)) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    json order = read_json(path);
-    if (order["who"] == "end") return;
-    if (order["who"] != name) continue;
+  std::ifstream orders(folder + "/orders.lockstep." + std::to_string(session.rank()));
+  for (int steps = 0; orders >> steps;) {
     std::vector<double> losses, times;
     std::vector<Tensor> kept;  // a GPU's are read when all steps are done: it need not wait for the host
     session.group().barrier();
     double began = now();
-    for (int i = 0; i < order["steps"]; ++i, ++step) {
+    for (int i = 0; i < steps; ++i, ++step) {
       double begun = now();
       strategy.begin_step();
       strategy.begin_lane(0);
@@ -181,7 +174,7 @@ void train(launch::Session& session, const std::string& folder, const json& c) {
                    {"update", how},
                    {"buckets", buckets.text},
                    {"parameters", set.count_elements()}};
-    if (session.rank() == 0) write(folder + "/done." + std::to_string(turn), result.dump());
+    if (session.rank() == 0) std::ofstream(folder + "/answers") << result.dump() << std::endl;
   }
 }
 

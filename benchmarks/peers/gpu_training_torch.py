@@ -87,10 +87,10 @@ def main():
         return {"losses": [x.item() for x in losses], "seconds": [seconds] * steps, "peak_bytes": torch.cuda.max_memory_allocated()}
 
     if images:
-        take_turns(folder, name, train, True)
+        take_turns(folder, name, 0, train)
     else:
         with sdpa_kernel(ATTENTIONS[name]):
-            take_turns(folder, name, train, True)
+            take_turns(folder, name, 0, train)
 
 
 if __name__ == "__main__":

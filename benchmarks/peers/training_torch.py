@@ -100,7 +100,7 @@ def main():
             done += 1
         return {"losses": losses, "seconds": times, "peak_bytes": peak_bytes(), "bytes_before": before, "threads": torch.get_num_threads()}
 
-    take_turns(folder, name, train, rank == 0)
+    take_turns(folder, name, rank, train)
     if ranks > 1:
         dist.destroy_process_group()
 
