@@ -82,6 +82,13 @@ void prefetch(const T* row, int64_t n) {
   __builtin_prefetch(row + n - 1);
 }
 
+/// The same for a row that will be written whole: a store that waits for its line holds up those behind it.
+template <class T>
+void prefetch_to_write(T* row, int64_t n) {
+  for (int64_t i = 0; i < n; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(row + i, 1);
+  __builtin_prefetch(row + n - 1, 1);
+}
+
 /// Rows [0, length) of k or v turned on their side: panels of `panel` rows, in which element (d, row) is at d * panel + row.
 template <class T>
 void load_transposed(float* to, const Head& h, const T* qkv, int64_t part) {
@@ -284,6 +291,14 @@ void backward(const Head& h, T* dqkv, const T* dy, const T* y, const float* log_
         for (int64_t i = i0; i < i0 + rows; ++i, p += backward_keys, ds += backward_keys) {
           const int64_t valid = h.visible(q0 + i, k0, keys), n = seen_vectors * width;
           const float sum = h.sums(log_sum)[q0 + i];
+          if (k0 == 0) {  // what is read with the next block of queries, and where the results of this row go
+            if (const int64_t next = q0 + query_block + i; next < length) {
+              prefetch(h.packed(qkv, 0, next), size);
+              prefetch(h.row(dy, next), size);
+              prefetch(h.row(y, next), size);
+            }
+            for (int64_t part = 0; part < 3; ++part) prefetch_to_write(h.packed(dqkv, part, q0 + i), size);
+          }
           mask(p, valid, n);
           if (s.dropout > 0) {
             dropout_factors(m.factors, n, key, h.element(q0 + i, k0), s.dropout);
