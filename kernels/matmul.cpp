@@ -13,10 +13,13 @@ namespace {
 void matmul_of_nothing(const Queue& q, View y, const MatmulOptions& o) {
   bool add = o.write == Write::accumulate;
   require(!add || !o.activation, "matmul: accumulating an activation needs an inner size above 0");
-  View sum = o.pre_activation ? o.pre_activation : y;
+  View sum = o.kept ? o.kept : y;
   if (!add) fill(q, sum, 0);
   if (o.bias) binary(q, Binary::add, sum, sum, o.bias);
-  if (o.activation) unary(q, *o.activation, y, sum);
+  if (o.kept)
+    activate(q, *o.activation, y, o.kept, sum);
+  else if (o.activation)
+    unary(q, *o.activation, y, sum);
 }
 
 }  // namespace
@@ -31,14 +34,13 @@ void matmul(const Queue& q, View y, View a, View b, std::int64_t m, std::int64_t
   require(is_float(a.dtype), "matmul: works on f32, bf16 and f16, not on {}", name_of(a.dtype));
   require(y.dtype == a.dtype || y.dtype == DType::f32, "matmul: y is {}, a is {}", name_of(y.dtype), name_of(a.dtype));
   require(!o.bias || o.bias.size == n, "matmul: the bias has {} elements, not {}", o.bias.size, n);
-  require(!o.pre_activation || o.activation, "matmul: pre_activation without an activation");
-  require(!o.pre_activation || (o.pre_activation.size == y.size && o.pre_activation.dtype == y.dtype),
-          "matmul: pre_activation must look like y");
+  require(!o.kept || o.activation, "matmul: nothing is kept without an activation");
+  require(!o.kept || (o.kept.size == y.size && o.kept.dtype == y.dtype), "matmul: what is kept must look like y");
   require(!o.slope || (!o.bias && !o.activation && o.write == Write::overwrite),
           "matmul: a slope goes without bias, activation and adding to y");
-  require(!o.slope || (o.slope->x.size == y.size && o.slope->y.size == y.size && o.slope->x.dtype == y.dtype &&
+  require(!o.slope || (o.slope->kept.size == y.size && o.slope->y.size == y.size && o.slope->kept.dtype == y.dtype &&
                        o.slope->y.dtype == y.dtype),
-          "matmul: x and y of the slope must look like the product");
+          "matmul: what the slope is made of must look like the product");
   std::int64_t biases = o.slope ? n : m;
   require(!o.bias_gradient || o.bias_gradient.size == biases, "matmul: the bias gradient has {} elements, not {}",
           o.bias_gradient.size, biases);

@@ -104,20 +104,18 @@ void matmul(const Queue& q, View y, View a, View b, std::int64_t m, std::int64_t
   };
   if (o.slope || o.bias_gradient) {
     run(y, {.transpose_a = o.transpose_a, .transpose_b = o.transpose_b, .batch = o.batch, .write = o.write});
-    if (o.slope) unary_backward(q, o.slope->activation, y, y, o.slope->x, o.slope->y, Write::overwrite);
-    if (o.bias_gradient) sum_rows(q, o.bias_gradient, o.slope ? y : a, o.slope ? n : m, o.write_bias_gradient);
+    if (o.slope)
+      activation_backward(q, *o.slope, y, y, o.bias_gradient, o.write_bias_gradient);
+    else
+      sum_rows(q, o.bias_gradient, a, m, o.write_bias_gradient);
     return;
   }
-  if (!o.pre_activation) return run(y, o);
+  if (!o.kept) return run(y, o);
   MatmulOptions linear = o;
   linear.activation = {};
-  linear.pre_activation = {};
   linear.write = Write::overwrite;
-  run(o.pre_activation, linear);
-  if (o.write == Write::overwrite) return unary(q, *o.activation, y, o.pre_activation);
-  MatmulOptions whole = o;
-  whole.pre_activation = {};
-  run(y, whole);
+  run(o.kept, linear);
+  activate(q, *o.activation, y, o.kept, o.kept, o.write);
 }
 
 }  // namespace lockstep::kernels::cpu

@@ -280,10 +280,10 @@ bool fits_gelu(const Product& p, Unary activation, bool has_before) {
 void with_slope(const Queue& q, const Product& p, const MatmulOptions& o, bool in_epilogue) {
   const Slope& slope = *o.slope;
   bool gelu = fits_gelu(p, slope.activation, true);
-  if (gelu && in_epilogue && run(q, with(p, CUBLASLT_EPILOGUE_DGELU_BGRAD, o.bias_gradient, slope.x))) return;
-  if (!gelu || !run(q, with(p, CUBLASLT_EPILOGUE_DGELU, {}, slope.x))) {
+  if (gelu && in_epilogue && run(q, with(p, CUBLASLT_EPILOGUE_DGELU_BGRAD, o.bias_gradient, slope.kept))) return;
+  if (!gelu || !run(q, with(p, CUBLASLT_EPILOGUE_DGELU, {}, slope.kept))) {
     linear(q, p, {});
-    unary_backward(q, slope.activation, p.y, p.y, slope.x, slope.y, Write::overwrite);
+    return activation_backward(q, slope, p.y, p.y, o.bias_gradient, o.write_bias_gradient);
   }
   if (o.bias_gradient) sum_rows(q, o.bias_gradient, p.y, p.n, o.write_bias_gradient);
 }
@@ -311,14 +311,14 @@ void matmul(const Queue& q, View y, View a, View b, int64_t m, int64_t n, int64_
   }
   if (!o.activation) return linear(q, p, bias);
 
-  if (fits_gelu(p, *o.activation, bool(o.pre_activation))) {
-    cublasLtEpilogue_t epilogue = o.pre_activation ? bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX
+  if (fits_gelu(p, *o.activation, bool(o.kept))) {
+    cublasLtEpilogue_t epilogue = o.kept ? bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX
                                   : bias           ? CUBLASLT_EPILOGUE_GELU_BIAS
                                                    : CUBLASLT_EPILOGUE_GELU;
-    if (run(q, with(p, epilogue, bias, o.pre_activation))) return;
+    if (run(q, with(p, epilogue, bias, o.kept))) return;
   }
   View result = adds ? View{room, y.size, y.dtype} : y;
-  View before = o.pre_activation ? o.pre_activation : result;
+  View before = o.kept ? o.kept : result;
   p.y = before;
   p.write = Write::overwrite;
   linear(q, p, bias);

@@ -139,7 +139,7 @@ struct Bench {
     std::string shape = std::to_string(tokens) + " x " + std::to_string(hidden) + " x " + std::to_string(width);
     row("linear forward with GELU, fc", shape, flop, 0, [&] {
       matmul(q, h, x, w, tokens, hidden, width,
-             {.transpose_b = true, .bias = b, .activation = Unary::gelu_tanh, .pre_activation = before});
+             {.transpose_b = true, .bias = b, .activation = Unary::gelu_tanh, .kept = before});
     });
     View d = values(tokens * hidden), v = values(width * hidden);
     row("linear, gradient of x with GELU's slope, projection", shape, flop, 0,

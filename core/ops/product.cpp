@@ -66,16 +66,14 @@ Tensor linear(Tape& t, const Tensor& x, const Tensor& w, const Tensor& bias, std
   LinearSizes s("linear", x, w, bias);
   Tensor y = t.make(with_last(x.shape(), s.n), x.dtype());
   y->spare = !activation;
-  // The gradient of the activation reads what came before it; inference does not keep it.
-  Tensor before = activation && t.recording() ? t.make(y.shape(), x.dtype()) : Tensor();
-  kernels::matmul(
-      t.queue(), y.view(), x.view(), w.view(), s.m, s.n, s.k,
-      {.transpose_b = true, .bias = view_or_none(bias), .activation = activation, .pre_activation = view_or_none(before)});
+  Tensor kept = activation && t.recording() ? t.make(y.shape(), x.dtype()) : Tensor();
+  kernels::matmul(t.queue(), y.view(), x.view(), w.view(), s.m, s.n, s.k,
+                  {.transpose_b = true, .bias = view_or_none(bias), .activation = activation, .kept = view_or_none(kept)});
   return t.record(y, {x, w, bias}, [=](Tape& t) {
     View dy = t.gradient(y);
     if (activation) {
       dy = t.exclusive_gradient(y);
-      kernels::unary_backward(t.queue(), *activation, dy, dy, before.view(), y.view(), Write::overwrite);
+      kernels::activation_backward(t.queue(), {*activation, kept.view(), y.view()}, dy, dy);
     }
     linear_backward(t, s, dy, x, w, bias);
   });
@@ -86,18 +84,18 @@ Tensor feed_forward(Tape& t, const Tensor& x, const Tensor& w1, const Tensor& b1
   LinearSizes s1("feed_forward", x, w1, b1);
   Tensor h = t.make(with_last(x.shape(), s1.n), x.dtype());
   LinearSizes s2("feed_forward", h, w2, b2);
-  Tensor before = t.recording() ? t.make(h.shape(), x.dtype()) : Tensor();
-  kernels::matmul(
-      t.queue(), h.view(), x.view(), w1.view(), s1.m, s1.n, s1.k,
-      {.transpose_b = true, .bias = view_or_none(b1), .activation = activation, .pre_activation = view_or_none(before)});
+  Tensor kept = t.recording() ? t.make(h.shape(), x.dtype()) : Tensor();
+  kernels::matmul(t.queue(), h.view(), x.view(), w1.view(), s1.m, s1.n, s1.k,
+                  {.transpose_b = true, .bias = view_or_none(b1), .activation = activation, .kept = view_or_none(kept)});
   Tensor y = t.make(with_last(x.shape(), s2.n), x.dtype());
   kernels::matmul(t.queue(), y.view(), h.view(), w2.view(), s2.m, s2.n, s2.k, {.transpose_b = true, .bias = view_or_none(b2)});
   if (!t.recording()) return y;
 
-  // Two records, so that the second layer's gradients are final, and on their way, before the first layer's are computed. A
-  // GPU's product sums rows in the type of its result, so where b1's gradient has that type (16 bits), it comes with that of
-  // `before`; else with that of w1.
-  const bool early = b1 && is_half(b1->gradient ? b1->gradient.dtype : b1.dtype());
+  // Two records, so that the second layer's gradients are final, and on their way, before the first layer's are computed. The
+  // first layer's result before its activation is known to the tape as `before`, by its gradient alone. b1's gradient comes with
+  // that one, but not where a GPU's product would have to sum rows in another type than its result's (f32): then with that of w1.
+  const Tensor before = kept;
+  const bool early = b1 && (!t.queue().on_gpu || is_half(b1->gradient ? b1->gradient.dtype : b1.dtype()));
   t.record(before, {x, w1, b1}, [=](Tape& t) { linear_backward(t, s1, t.gradient(before), x, w1, early ? Tensor() : b1); });
   return t.record(y, {before, w2, b2}, [=](Tape& t) {
     View dy = t.gradient(y);
@@ -105,7 +103,7 @@ Tensor feed_forward(Tape& t, const Tensor& x, const Tensor& w1, const Tensor& b1
     if (auto d = t.into(before)) {
       auto db1 = t.into(early ? b1 : Tensor());
       kernels::matmul(t.queue(), d.view, dy, w2.view(), s2.m, s2.k, s2.n,
-                      {.slope = kernels::Slope{activation, before.view(), h.view()},
+                      {.slope = kernels::Slope{activation, kept.view(), h.view()},
                        .bias_gradient = db1.view,
                        .write_bias_gradient = db1.write});
     }

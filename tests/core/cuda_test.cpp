@@ -84,20 +84,20 @@ TEST_F(Cuda, EpiloguesOfProductsAreThoseOfTheCpu) {
         };
         Tensor x = made({rows, width}, 1), w1 = made({hidden, width}, 2, 0.03f), b1 = made({hidden}, 3);
         Tensor w2 = made({width, hidden}, 4, 0.03f), dy = made({rows, width}, 5);
-        Tensor h = poisoned(on, {rows, hidden}, DType::bf16), before = poisoned(on, {rows, hidden}, DType::bf16);
+        Tensor h = poisoned(on, {rows, hidden}, DType::bf16), kept = poisoned(on, {rows, hidden}, DType::bf16);
         Tensor d = poisoned(on, {rows, hidden}, DType::bf16), dw = poisoned(on, {width, hidden}, bias);
         Tensor db1 = make_tensor(on, {hidden}, random_values(hidden, 6), bias);
         Tensor db2 = make_tensor(on, {width}, random_values(width, 7), bias);
         matmul(q, h.view(), x.view(), w1.view(), rows, hidden, width,
-               {.transpose_b = true, .bias = b1.view(), .activation = Unary::gelu_tanh, .pre_activation = before.view()});
+               {.transpose_b = true, .bias = b1.view(), .activation = Unary::gelu_tanh, .kept = kept.view()});
         matmul(q, d.view(), dy.view(), w2.view(), rows, hidden, width,
-               {.slope = kernels::Slope{Unary::gelu_tanh, before.view(), h.view()},
+               {.slope = kernels::Slope{Unary::gelu_tanh, kept.view(), h.view()},
                 .bias_gradient = db1.view(),
                 .write_bias_gradient = write});
         matmul(q, dw.view(), dy.view(), h.view(), width, hidden, rows,
                {.transpose_a = true, .bias_gradient = db2.view(), .write_bias_gradient = write});
         std::vector<std::vector<float>> all;
-        for (auto& one : {h, before, d, dw, db1, db2}) all.push_back(download(q, one));
+        for (auto& one : {h, d, dw, db1, db2}) all.push_back(download(q, one));
         return all;
       };
       Device cpu;

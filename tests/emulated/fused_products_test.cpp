@@ -51,9 +51,9 @@ TEST_F(FusedProducts, AreOneCall) {
     expect(half ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_BIAS, d, d,
            {.bias = row.view(), .activation = Unary::gelu_tanh});
     expect(half ? CUBLASLT_EPILOGUE_GELU_AUX : CUBLASLT_EPILOGUE_DEFAULT, d, d,
-           {.activation = Unary::gelu_tanh, .pre_activation = x.view()});
+           {.activation = Unary::gelu_tanh, .kept = x.view()});
     expect(half ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_BIAS, d, d,
-           {.bias = row.view(), .activation = Unary::gelu_tanh, .pre_activation = x.view()});
+           {.bias = row.view(), .activation = Unary::gelu_tanh, .kept = x.view()});
     expect(half ? CUBLASLT_EPILOGUE_DGELU : CUBLASLT_EPILOGUE_DEFAULT, d, d, {.slope = slope});
     expect(half ? CUBLASLT_EPILOGUE_DGELU_BGRAD : CUBLASLT_EPILOGUE_DEFAULT, d, d, {.slope = slope, .bias_gradient = row.view()});
     expect(CUBLASLT_EPILOGUE_BIAS, d, d, {.bias = row.view(), .activation = Unary::gelu});

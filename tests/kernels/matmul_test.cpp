@@ -104,16 +104,22 @@ TEST(Matmul, BiasAndActivation) {
                               {.batch = s.batch, .write = write, .bias = bias.view(), .activation = op});
             },
             name_of(op));
-        Tensor before = poisoned(device, shape, out);
+        Tensor kept = poisoned(device, shape, out);
         expect_gradient(
             device, shape, out, dtype, c[name_of(op)].values,
             [&](View y, Write write) {
               kernels::matmul(
                   device.queue(), y, a.view(), b.view(), s.m, s.n, s.k,
-                  {.batch = s.batch, .write = write, .bias = bias.view(), .activation = op, .pre_activation = before.view()});
+                  {.batch = s.batch, .write = write, .bias = bias.view(), .activation = op, .kept = kept.view()});
             },
-            std::string(name_of(op)) + " with the value before it");
-        expect_close(device, before, c["biased"].values, dtype, "before the activation");
+            std::string(name_of(op)) + " with what is kept");
+        // A gradient of ones that comes back is the slope.
+        Tensor x = make_tensor(device, shape, c["biased"].values, out), y = poisoned(device, shape, out), dx = poisoned(device, shape, out);
+        Tensor ones = make_tensor(device, shape, std::vector<float>(std::size_t(x.size()), 1.f), out);
+        kernels::unary(device.queue(), op, y.view(), x.view());
+        kernels::unary_backward(device.queue(), op, dx.view(), ones.view(), x.view(), y.view(), Write::overwrite);
+        kernels::activation_backward(device.queue(), {op, kept.view(), y.view()}, ones.view(), ones.view());
+        expect_close(device, ones, download(device.queue(), dx), dtype, "the slope by what is kept");
       }
     }
   });
@@ -153,7 +159,8 @@ TEST(Matmul, SlopeAndBiasGradient) {
           for (float& v : before)
             if (std::abs(v) < 1e-3f) v = 0.5f;  // a difference must not step over the corner of relu
           Tensor x = make_tensor(device, {m, n}, before, dtype), y = poisoned(device, {m, n}, dtype);
-          kernels::unary(device.queue(), op, y.view(), x.view());
+          Tensor kept = poisoned(device, {m, n}, dtype);
+          kernels::activate(device.queue(), op, y.view(), kept.view(), x.view());
           auto av = download(device.queue(), a), bv = download(device.queue(), b), xv = download(device.queue(), x);
           std::vector<float> expected(xv.size());
           for (std::int64_t r = 0; r < m; ++r)
@@ -168,13 +175,13 @@ TEST(Matmul, SlopeAndBiasGradient) {
               [&](View db, Write write) {
                 kernels::matmul(
                     device.queue(), d.view(), a.view(), b.view(), m, n, k,
-                    {.slope = kernels::Slope{op, x.view(), y.view()}, .bias_gradient = db, .write_bias_gradient = write});
+                    {.slope = kernels::Slope{op, kept.view(), y.view()}, .bias_gradient = db, .write_bias_gradient = write});
               },
               "sums");
           expect_close(device, d, expected, dtype, "product");
           Tensor alone = poisoned(device, {m, n}, dtype);
           kernels::matmul(device.queue(), alone.view(), a.view(), b.view(), m, n, k,
-                          {.slope = kernels::Slope{op, x.view(), y.view()}});
+                          {.slope = kernels::Slope{op, kept.view(), y.view()}});
           expect_close(device, alone, expected, dtype, "product without sums");
         }
   });
@@ -287,7 +294,7 @@ TEST(Matmul, AnyAddress) {
       Tensor y = at(nothing, offset(4)), x = at(nothing, offset(5));
       auto of = [&](const Tensor& t, std::int64_t size, int operand) { return t.view().slice(offset(operand), size); };
       kernels::matmul(q, of(y, m * n, 4), of(a, m * k, 1), of(b, k * n, 2), m, n, k,
-                      {.bias = of(bias, n, 3), .activation = Unary::gelu_tanh, .pre_activation = of(x, m * n, 5)});
+                      {.bias = of(bias, n, 3), .activation = Unary::gelu_tanh, .kept = of(x, m * n, 5)});
       auto from = [&](const Tensor& t, int operand) {
         const auto all = download(q, t);
         return std::vector<float>(all.begin() + offset(operand), all.end());
@@ -344,7 +351,7 @@ TEST(Matmul, WrongSizesAreNamed) {
   fails(2, 4, 4, {}, "a has 6 elements, not 1 x 2 x 4");
   fails(2, 5, 3, {}, "b has 12 elements");
   fails(2, 4, 3, {.bias = a.view()}, "the bias has 6 elements, not 4");
-  fails(2, 4, 3, {.pre_activation = y.view()}, "without an activation");
+  fails(2, 4, 3, {.kept = y.view()}, "without an activation");
   kernels::Slope slope{Unary::tanh, y.view(), y.view()};
   fails(2, 4, 3, {.write = Write::accumulate, .slope = slope}, "a slope goes without");
   fails(2, 4, 3, {.slope = kernels::Slope{Unary::tanh, a.view(), y.view()}}, "must look like the product");

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <set>
 
+#include "kernels/reduce.h"
 #include "tests/support/kernel_checks.h"
 
 namespace lockstep {
@@ -71,6 +72,49 @@ TEST(Unary, InPlace) {
   });
 }
 
+// What `activate` keeps leads back to the gradient of unary_backward, and the sums are those of its rows.
+TEST(Unary, ActivationsAndTheirGradients) {
+  for_each_device([](Device& device, DType dtype) {
+    const Queue& q = device.queue();
+    constexpr std::int64_t rows = 131, columns = 77, n = rows * columns;
+    for (Unary op : all_unary) {
+      SCOPED_TRACE(name_of(op));
+      Tensor x = make_tensor(device, {rows, columns}, random_values(n, 1), dtype);
+      Tensor dy = make_tensor(device, {rows, columns}, random_values(n, 2), dtype);
+      Tensor y = poisoned(device, {rows, columns}, dtype), kept = poisoned(device, {rows, columns}, dtype);
+      Tensor expected_y = poisoned(device, {rows, columns}, dtype), expected = poisoned(device, {rows, columns}, dtype);
+      kernels::unary(q, op, expected_y.view(), x.view());
+      kernels::unary_backward(q, op, expected.view(), dy.view(), x.view(), expected_y.view(), Write::overwrite);
+      kernels::activate(q, op, y.view(), kept.view(), x.view());
+      EXPECT_EQ(download(q, y), download(q, expected_y));
+      const kernels::Slope slope{op, kept.view(), y.view()};
+      Tensor dx = poisoned(device, {rows, columns}, dtype);
+      kernels::activation_backward(q, slope, dx.view(), dy.view());
+      expect_close(device, dx, download(q, expected), dtype, "dx");
+      for (DType sum_dtype : {dtype, DType::f32})
+        for (Write write : {Write::overwrite, Write::accumulate}) {
+          Tensor sums = make_tensor(device, {columns}, random_values(columns, 3), sum_dtype), again = poisoned(device, {rows, columns}, dtype);
+          Tensor expected_sums = make_tensor(device, {columns}, random_values(columns, 3), sum_dtype);
+          kernels::sum_rows(q, expected_sums.view(), dx.view(), columns, write);
+          kernels::activation_backward(q, slope, again.view(), dy.view(), sums.view(), write);
+          EXPECT_EQ(download(q, again), download(q, dx));
+          EXPECT_EQ(download(q, sums), download(q, expected_sums));
+        }
+      kernels::activation_backward(q, slope, dy.view(), dy.view());
+      EXPECT_EQ(download(q, dy), download(q, dx)) << "in place";
+      // Added to y, and kept where x was.
+      Tensor sum = make_tensor(device, {rows, columns}, std::vector<float>(std::size_t(n), 0.f), dtype);
+      kernels::activate(q, op, sum.view(), x.view(), x.view(), Write::accumulate);
+      EXPECT_EQ(download(q, sum), download(q, y));
+      EXPECT_EQ(download(q, x), download(q, kept));
+    }
+    Tensor small = make_tensor(device, {3}, {1, 2, 3}, dtype);
+    const kernels::Slope slope{Unary::relu, small.view(), small.view()};
+    EXPECT_THROW(kernels::activation_backward(q, slope, small.view(), small.view(), small.view().slice(0, 2)), Error);
+    EXPECT_THROW(kernels::activate(q, Unary::relu, small.view(), small.view().slice(0, 2), small.view()), Error);
+  });
+}
+
 TEST(Unary, NanStaysAndNothingElseBreaks) {
   for_each_device([](Device& device, DType dtype) {
     const Queue& q = device.queue();
@@ -90,6 +134,8 @@ TEST(Unary, Empty) {
     for (Unary op : all_unary) {
       kernels::unary(device.queue(), op, nothing, nothing);
       kernels::unary_backward(device.queue(), op, nothing, nothing, nothing, nothing, Write::overwrite);
+      kernels::activate(device.queue(), op, nothing, nothing, nothing);
+      kernels::activation_backward(device.queue(), {op, nothing, nothing}, nothing, nothing);
     }
   });
 }
