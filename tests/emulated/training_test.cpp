@@ -91,9 +91,7 @@ TEST_F(Training, GptInF16) {
   make_text();
   write("gpt.toml", gpt_toml);
   expect_alike("f16", gpt + "--set train.precision=f16 --set train.loss_scale=16777216 --set train.reduction=fast", 1e-2);
-  std::vector<double> scales;
-  for (const auto& line : metrics("f16_captured"))
-    if (line.contains("train/loss_scale")) scales.push_back(line["train/loss_scale"]);
+  const auto scales = loss_scales("f16_captured");
   ASSERT_EQ(scales.size(), 16u);
   EXPECT_LT(scales.back(), 16777216) << "steps were left out inside a captured step";
 }

@@ -41,9 +41,7 @@ TEST_F(Captured, TextIsLearntAlike) {
               "train.reduction=fast");
   expect_same("masterless",
               "gpt.toml --set train.steps=20 --set train.threads=1 --set train.precision=bf16 --set train.masters=false");
-  std::vector<double> scales;
-  for (const auto& line : metrics("f16yes"))
-    if (line.contains("train/loss_scale")) scales.push_back(line["train/loss_scale"]);
+  const auto scales = loss_scales("f16yes");
   ASSERT_EQ(scales.size(), 20u);
   EXPECT_LT(scales.back(), 16777216) << "steps were skipped";
 }

@@ -76,6 +76,13 @@ class ProgramTest : public testing::Test {
       if (line.contains("train/loss")) all[line["step"]] = line["train/loss"].dump();
     return all;
   }
+  /// The loss scale of every step that wrote one.
+  std::vector<double> loss_scales(const std::string& run) const {
+    std::vector<double> all;
+    for (const auto& line : metrics(run))
+      if (line.contains("train/loss_scale")) all.push_back(line["train/loss_scale"]);
+    return all;
+  }
   std::string hash(const std::string& run) const {
     auto lines = metrics(run);
     return lines.empty() || !lines.back().contains("weights_xxh3") ? "none" : std::string(lines.back()["weights_xxh3"]);

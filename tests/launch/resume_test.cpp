@@ -66,15 +66,9 @@ TEST_F(Resume, LossScaleGoesOnAtAnotherRankCount) {
   }
   EXPECT_EQ(hash("parts"), hash("straight"));
   EXPECT_EQ(losses("parts"), losses("straight"));
-  auto scales = [&](const std::string& run) {
-    std::vector<double> all;
-    for (const auto& line : metrics(run))
-      if (line.contains("train/loss_scale")) all.push_back(line["train/loss_scale"]);
-    return all;
-  };
-  ASSERT_EQ(scales("straight").size(), 12u);
-  EXPECT_EQ(scales("parts"), scales("straight"));
-  EXPECT_LT(scales("straight")[1], 16777216) << "steps are left out before the first end";
+  ASSERT_EQ(loss_scales("straight").size(), 12u);
+  EXPECT_EQ(loss_scales("parts"), loss_scales("straight"));
+  EXPECT_LT(loss_scales("straight")[1], 16777216) << "steps are left out before the first end";
   auto state = [&](const std::string& run) {
     return nlohmann::json::parse(read(path("runs/" + run + "/checkpoints/step_12/manifest.json")))["state"];
   };
@@ -96,10 +90,7 @@ TEST_F(Resume, LossScaleGrowsAsItIsTold) {
   auto scales = [&](const std::string& name, const std::string& keys) {
     const Ran ran = lockstep(train + keys + " --set run.name=" + name);
     EXPECT_EQ(ran.code, 0) << ran.text;
-    std::vector<double> all;
-    for (const auto& line : metrics(name))
-      if (line.contains("train/loss_scale")) all.push_back(line["train/loss_scale"]);
-    return all;
+    return loss_scales(name);
   };
   EXPECT_EQ(scales("doubles", "--set train.loss_scale_interval=2 --set train.loss_scale_most=32"),
             (std::vector<double>{8, 16, 16, 32, 32, 32, 32, 32, 32}));
