@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <utility>
 
+#include "kernels/base/transpose.h"
+
 namespace lockstep::kernels::tiles {
 
 /// One register of the processor, and the same at any address.
@@ -22,22 +24,6 @@ constexpr std::int64_t vectors_for(std::int64_t n) {
 }
 constexpr std::int64_t panels_for(std::int64_t n) {
   return (n + panel - 1) / panel;
-}
-
-template <std::size_t... i>
-void transpose(Vector (&rows)[width], std::index_sequence<i...>) {
-  for (std::int64_t stage = 1; stage < width; stage *= 2) {
-    Vector next[width];
-    for (std::int64_t r = 0; r < width / 2; ++r) {  // the two rows' elements in turn
-      next[2 * r] = __builtin_shufflevector(rows[r], rows[r + width / 2], (i / 2 + i % 2 * width)...);
-      next[2 * r + 1] = __builtin_shufflevector(rows[r], rows[r + width / 2], (width / 2 + i / 2 + i % 2 * width)...);
-    }
-    for (std::int64_t r = 0; r < width; ++r) rows[r] = next[r];
-  }
-}
-/// Turns a square of numbers on its side.
-inline void transpose(Vector (&rows)[width]) {
-  transpose(rows, std::make_index_sequence<std::size_t(width)>());
 }
 
 /// Element (r, k) is data[r * row + k * inner].

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/matmul_amx_cpu.h"
 #include "kernels/vendor.h"
 #include "kernels/vendor_cpu.h"
 
@@ -81,6 +82,9 @@ struct Matrix {
 /// y (+)= a b + bias.
 void product(const Queue& q, float* y, Matrix my, const float* a, Matrix ma, const float* b, Matrix mb, View bias, bool add) {
   CpuLibraries& libraries = *q.cpu;
+  if (amx::suits(my.rows, my.columns, ma.columns) && amx::available())
+    return amx::product(libraries, y, my.row_stride, {a, ma.row_stride, ma.column_stride}, {b, mb.column_stride, mb.row_stride}, my.rows,
+                        my.columns, ma.columns, static_cast<const float*>(bias.data), add);
   const PlanKey key{pass_of_taps,   my.rows,       my.columns,       ma.columns,    my.row_stride, ma.row_stride,
                     ma.column_stride, mb.row_stride, mb.column_stride, bool(bias), add};
   CpuPlan& plan = libraries.plan(key, [&] {

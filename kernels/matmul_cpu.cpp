@@ -1,6 +1,7 @@
 #include <bit>
 #include "kernels/reduce.h"
 
+#include "kernels/matmul_amx_cpu.h"
 #include "kernels/unary.h"
 #include "kernels/vendor.h"
 #include "kernels/vendor_cpu.h"
@@ -47,9 +48,25 @@ std::int64_t pieces_of(std::int64_t n, std::int64_t k, View y, View a, View b, c
   return slow && plain && floats ? 4 : 1;
 }
 
+bool goes_by_amx(View y, View a, std::int64_t m, std::int64_t n, std::int64_t k, const MatmulOptions& o) {
+  const bool floats = y.dtype == DType::f32 && a.dtype == DType::f32 && (!o.bias || o.bias.dtype == DType::f32);
+  return floats && !o.activation && amx::suits(m, n, k) && amx::available();
+}
+/// y (+)= a b + bias, one batch after another.
+void product_on_amx(const Queue& q, View y, View a, View b, std::int64_t m, std::int64_t n, std::int64_t k, const MatmulOptions& o) {
+  auto floats = [](View v) { return static_cast<float*>(v.data); };
+  for (std::int64_t i = 0; i < o.batch; ++i) {
+    const float *at = floats(a) + i * m * k, *bt = floats(b) + i * k * n;
+    amx::product(*q.cpu, floats(y) + i * m * n, n, o.transpose_a ? amx::Operand{at, 1, m} : amx::Operand{at, k, 1},
+                 o.transpose_b ? amx::Operand{bt, k, 1} : amx::Operand{bt, 1, n}, m, n, k, floats(o.bias),
+                 o.write == Write::accumulate);
+  }
+}
+
 /// y (+)= activation(a b + bias), all of it in one primitive. Our layouts are given as they are: asking for packed weights gains
 /// 1-2 % here and costs a pass, and packing for a transposed a loses 20 %.
 void product(const Queue& q, View y, View a, View b, std::int64_t m, std::int64_t n, std::int64_t k, const MatmulOptions& o) {
+  if (goes_by_amx(y, a, m, n, k, o)) return product_on_amx(q, y, a, b, m, n, k, o);
   bool add = o.write == Write::accumulate;
   PlanKey key{1,
               m,

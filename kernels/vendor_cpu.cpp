@@ -28,16 +28,16 @@ int CpuLibraries::threads() {
   return omp_get_max_threads();
 }
 
-float* CpuLibraries::workspace(int threads, std::int64_t floats_each) {
+float* CpuWorkspace::operator()(int threads, std::int64_t floats_each) {
   std::size_t bytes = (std::size_t(threads) * std::size_t(floats_each) * sizeof(float) + 63) / 64 * 64;
-  if (bytes > workspace_bytes_) {
-    workspace_.reset();
-    workspace_bytes_ = 0;
-    workspace_.reset(static_cast<float*>(std::aligned_alloc(64, bytes)));
-    require(bool(workspace_), "out of memory: {} bytes of CPU workspace", bytes);
-    workspace_bytes_ = bytes;
+  if (bytes > bytes_) {
+    memory_.reset();
+    bytes_ = 0;
+    memory_.reset(static_cast<float*>(std::aligned_alloc(64, bytes)));
+    require(bool(memory_), "out of memory: {} bytes of CPU workspace", bytes);
+    bytes_ = bytes;
   }
-  return workspace_.get();
+  return memory_.get();
 }
 
 float* kernels::cpu::workspace(const Queue& q, std::int64_t floats) {

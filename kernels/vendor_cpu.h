@@ -39,6 +39,20 @@ class CpuPlan {
   std::unordered_map<int, dnnl::memory> handles_;
 };
 
+/// Memory that grows as it is asked for.
+class CpuWorkspace {
+ public:
+  /// `floats_each` for each of `threads`, one after another, aligned to 64 bytes; contents last until the next call.
+  float* operator()(int threads, std::int64_t floats_each);
+
+ private:
+  struct Free {
+    void operator()(float* p) const { std::free(p); }
+  };
+  std::unique_ptr<float, Free> memory_;
+  std::size_t bytes_ = 0;
+};
+
 class CpuLibraries {
  public:
   dnnl::engine engine{dnnl::engine::kind::cpu, 0};
@@ -59,17 +73,12 @@ class CpuLibraries {
       throw Error(std::string("oneDNN: ") + error.what());
     }
   }
-  /// Scratch memory for `threads` threads, one after another, aligned to 64 bytes; its contents last until the next call.
-  float* workspace(int threads, std::int64_t floats_each);
+  CpuWorkspace workspace;  ///< of our kernels
+  CpuWorkspace panels;     ///< of products, which our kernels call while they use theirs
 
  private:
-  struct Free {
-    void operator()(float* p) const { std::free(p); }
-  };
   static int threads();
   PlanCache<CpuPlan> plans_;
-  std::unique_ptr<float, Free> workspace_;
-  std::size_t workspace_bytes_ = 0;
   bool bf16_, f16_;
 };
 
