@@ -32,7 +32,8 @@ using Bf16 = std::uint16_t;
 constexpr std::int64_t panel = 32, chunk = 32;  // rows or columns of y; along k
 constexpr std::int64_t tile = 16 * 32, part = 2 * tile, packed_chunk = 3 * part;  // in bf16
 constexpr std::int64_t deep = 128;   // along k: a panel of a stays in the first cache (24 KiB)
-constexpr std::int64_t wide = 1024;  // columns of y: their panels of b stay in the second (768 KiB)
+constexpr std::int64_t wide = 1024;  // rows or columns of y whose panels stay in the second cache (768 KiB)
+constexpr std::int64_t far = 512;    // of the other kind that pass by before k goes on: this part of y stays near
 constexpr std::int64_t packed_panel = deep / chunk * packed_chunk;
 
 /// The layout of a tile configuration is Intel's (LDTILECFG): eight tiles of 16 rows of 64 bytes.
@@ -70,38 +71,93 @@ INLINE_ON_AMX void pack_row(Bf16* to, Floats low, Floats high) {
   split<false>(to + 2 * part, low, high);
 }
 
-/// `columns` of at most 16 numbers in each of `rows` of at most 16 rows, `stride` apart; zeros beyond.
-INLINE_ON_AMX void load(Floats (&to)[16], const float* from, std::int64_t stride, std::int64_t rows, std::int64_t columns) {
-  const __mmask16 mask = first(columns);
-  for (std::int64_t r = 0; r < 16; ++r) to[r] = _mm512_maskz_loadu_ps(r < rows ? mask : 0, r < rows ? from + r * stride : from);
-}
+/// A panel of up to 32 of y's rows (or columns) and `deep` of k on its way into tiles, in steps of about 100 instructions: as many as a
+/// processor looks ahead while it multiplies a chunk, so that packing beside it is free.
+class Packing {
+ public:
+  Packing() = default;
+  /// y's rows (or columns) [i, i + outer), k's [l, l + inner). Tiles of a have y's rows as rows, those of b pairs along k.
+  Packing(Bf16* to, const Operand& x, bool of_a, std::int64_t i, std::int64_t outer, std::int64_t l, std::int64_t inner)
+      : to_(to),
+        along_k_(x.inner == 1),
+        turned_(of_a != along_k_),
+        from_(x.data + i * x.outer + l * x.inner),
+        stride_(along_k_ ? x.outer : x.inner),
+        outer_(outer),
+        inner_(inner),
+        steps_((inner + chunk - 1) / chunk * 2 * steps_of_half()) {}
 
-/// Half a chunk: up to 16 of y's rows (or columns) and up to 32 of k, of which one lies together in memory, at `from`.
-/// Tiles of a have y's rows as rows, those of b pairs along k.
-template <bool for_a, bool together_along_k>
-ON_AMX void pack_half(Bf16* to, const float* from, std::int64_t stride, std::int64_t outer, std::int64_t inner) {
-  const std::int64_t ahead = together_along_k ? 16 : 16 * stride, rest = std::max<std::int64_t>(0, inner - 16);
-  const float* next = rest > 0 ? from + ahead : from;
-  Floats low[16], high[16];
-  together_along_k ? load(low, from, stride, outer, inner) : load(low, from, stride, inner, outer);
-  together_along_k ? load(high, next, stride, outer, rest) : load(high, next, stride, rest, outer);
-  if constexpr (for_a != together_along_k) transpose(low), transpose(high);
-  for (int r = 0; r < 16; ++r) pack_row(to + r * 32, low[r], high[r]);
-}
+  std::int64_t steps() const { return steps_; }
+  ON_AMX void until(std::int64_t step) {
+    while (done_ < step) one_step();
+  }
 
-/// `outer` of at most 32 of y's rows (or columns) from i on, and `inner` of k from l on.
-template <bool for_a>
-void pack(Bf16* to, const Operand& x, std::int64_t i, std::int64_t outer, std::int64_t l, std::int64_t inner) {
-  for (std::int64_t c = 0; c < inner; c += chunk, to += packed_chunk)
-    for (std::int64_t half = 0; half < 32; half += 16) {
-      const std::int64_t left = std::max<std::int64_t>(0, outer - half);
-      const float* from = x.data + (left > 0 ? i + half : i) * x.outer + (l + c) * x.inner;
-      if (x.inner == 1)
-        pack_half<for_a, true>(to + half / 16 * tile, from, x.outer, left, inner - c);
-      else
-        pack_half<for_a, false>(to + half / 16 * tile, from, x.inner, left, inner - c);
+ private:
+  std::int64_t steps_of_half() const { return turned_ ? 6 : 4; }
+
+  /// `rows` and `columns`, at most 16 count, in each of 16 rows; zeros beyond.
+  INLINE_ON_AMX Floats row(const float* from, std::int64_t r, std::int64_t rows, std::int64_t columns) const {
+    return r < rows ? Floats(_mm512_maskz_loadu_ps(first(columns), from + r * stride_)) : Floats{};
+  }
+
+  ON_AMX void one_step() {
+    const std::int64_t number = done_ / steps_of_half(), step = done_ % steps_of_half(), half = number % 2, c = number / 2;
+    ++done_;
+    const std::int64_t outer = outer_ - half * 16, inner = inner_ - c * chunk;  // what is left
+    const float* low = from_ + (along_k_ ? half * 16 * stride_ + c * chunk : half * 16 + c * chunk * stride_);
+    const float* high = low + (along_k_ ? 16 : 16 * stride_);
+    const std::int64_t rows = along_k_ ? outer : inner, columns = along_k_ ? inner : outer;
+    const std::int64_t high_rows = along_k_ ? rows : rows - 16, high_columns = along_k_ ? columns - 16 : columns;
+    Bf16* to = to_ + c * packed_chunk + half * tile;
+    if (turned_ && step < 2) {
+      Floats square[16];
+      for (int r = 0; r < 16; ++r) square[r] = step == 0 ? row(low, r, rows, columns) : row(high, r, high_rows, high_columns);
+      transpose(square);
+      for (int r = 0; r < 16; ++r) squares_[step][r] = square[r];
+      return;
     }
-}
+    const std::int64_t begin = 4 * (turned_ ? step - 2 : step);
+    for (std::int64_t r = begin; r < begin + 4; ++r)
+      turned_ ? pack_row(to + r * 32, squares_[0][r], squares_[1][r])
+              : pack_row(to + r * 32, row(low, r, rows, columns), row(high, r, high_rows, high_columns));
+  }
+
+  Bf16* to_ = nullptr;
+  bool along_k_ = false, turned_ = false;
+  const float* from_ = nullptr;
+  std::int64_t stride_ = 0, outer_ = 0, inner_ = 0, steps_ = 0, done_ = 0;
+  Floats squares_[2][16];
+};
+
+/// Sums of a block on their way to y (rows, columns): y (+)= sums + bias, a few rows at a time.
+class Putting {
+ public:
+  Putting() = default;
+  Putting(float* y, std::int64_t y_row, const float* sums, std::int64_t rows, std::int64_t columns, const float* bias, bool add)
+      : y_(y), sums_(sums), bias_(bias), y_row_(y_row), rows_(rows), columns_(columns), add_(add) {}
+
+  ON_AMX void until(std::int64_t row) {
+    row = std::min(row, rows_);
+    if (done_ >= row) return;
+    for (std::int64_t at = 0; at < columns_; at += 16) {
+      const __mmask16 mask = first(columns_ - at);
+      const Floats bias = bias_ ? Floats(_mm512_maskz_loadu_ps(mask, bias_ + at)) : Floats{};
+      for (std::int64_t r = done_; r < row; ++r) {
+        float* to = y_ + r * y_row_ + at;
+        Floats v = *reinterpret_cast<const Floats*>(sums_ + r * panel + at) + bias;
+        if (add_) v += Floats(_mm512_maskz_loadu_ps(mask, to));
+        _mm512_mask_storeu_ps(to, mask, v);
+      }
+    }
+    done_ = row;
+  }
+
+ private:
+  float* y_ = nullptr;
+  const float *sums_ = nullptr, *bias_ = nullptr;
+  std::int64_t y_row_ = 0, rows_ = 0, columns_ = 0, done_ = 0;
+  bool add_ = false;
+};
 
 INLINE_ON_AMX void load_a(const Bf16* a) {
   _tile_loadd(4, a, 64);
@@ -118,25 +174,34 @@ INLINE_ON_AMX void multiply() {
   _tile_dpbf16ps(3, 5, 7);
 }
 
-/// sums (32, 32) = a panel of a times one of b. In this order of the six products seven pairs of tiles are loaded.
-ON_AMX void multiply_panels(float* sums, const Bf16* a, const Bf16* b, std::int64_t chunks) {
+/// sums (32, 32) = a panel of a times one of b. Meanwhile the block before is put into y, and `packing` goes on from the step
+/// `from` to `to`. In this order of the six products seven pairs of tiles are loaded.
+ON_AMX void multiply_panels(float* sums, const Bf16* a, const Bf16* b, std::int64_t chunks, Putting& putting, Packing& packing,
+                            std::int64_t from, std::int64_t to) {
   memory_is_used();
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
   for (std::int64_t c = 0; c < chunks; ++c, a += packed_chunk, b += packed_chunk) {
+    auto put = [&](std::int64_t half) { putting.until((panel * (2 * c + half) + 2 * chunks - 1) / (2 * chunks)); };
+    auto pack = [&](std::int64_t third) { packing.until(from + ((to - from) * (3 * c + third) + 3 * chunks - 1) / (3 * chunks)); };
     load_a(a);
     load_b(b + 2 * part);
     multiply();  // x1 y3
+    put(1);
     load_b(b + part);
     multiply();  // x1 y2
+    put(2);
     load_a(a + part);
     multiply();  // x2 y2
+    pack(1);
     load_b(b);
     multiply();  // x2 y1
+    pack(2);
     load_a(a + 2 * part);
     multiply();  // x3 y1
+    pack(3);
     load_a(a);
     multiply();  // x1 y1
   }
@@ -148,44 +213,53 @@ ON_AMX void multiply_panels(float* sums, const Bf16* a, const Bf16* b, std::int6
   memory_is_used();
 }
 
-/// y (rows, columns) (+)= sums + bias.
-ON_AMX void put(float* y, std::int64_t y_row, const float* sums, std::int64_t rows, std::int64_t columns, const float* bias, bool add) {
-  for (std::int64_t at = 0; at < columns; at += 16) {
-    const __mmask16 mask = first(columns - at);
-    const Floats biases = bias ? Floats(_mm512_maskz_loadu_ps(mask, bias + at)) : Floats{};
-    for (std::int64_t r = 0; r < rows; ++r) {
-      float* to = y + r * y_row + at;
-      Floats v = *reinterpret_cast<const Floats*>(sums + r * panel + at) + biases;
-      if (add) v += Floats(_mm512_maskz_loadu_ps(mask, to));
-      _mm512_mask_storeu_ps(to, mask, v);
-    }
-  }
-}
-
 struct Range {
   std::int64_t begin, end;
+  std::int64_t panels() const { return (end - begin + panel - 1) / panel; }
+};
+struct Side {
+  Operand operand;
+  Range range;
 };
 
-/// y's rows and columns of one thread.
-ON_AMX void rectangle(float* y, std::int64_t y_row, const Operand& a, const Operand& b, Range rows, Range columns, std::int64_t k,
-                      const float* bias, bool add, Bf16* room) {
-  alignas(64) float sums[panel * panel];
-  Bf16 *of_a = room, *of_b = room + packed_panel;
+/// y's rows and columns of one thread. The side with fewer panels is packed `deep` by `deep` and stays in the second cache; the
+/// other's panels pass by.
+ON_AMX void rectangle(float* y, std::int64_t y_row, const Side& rows, const Side& columns, std::int64_t k, const float* bias, bool add,
+                      Bf16* room) {
+  const bool a_stays = rows.range.panels() < columns.range.panels();
+  const Side &staying = a_stays ? rows : columns, &passing = a_stays ? columns : rows;
+  alignas(64) float sums[2][panel * panel];
+  Bf16 *const passing_room[] = {room, room + packed_panel}, *staying_room = room + 2 * packed_panel;
+  auto packing = [&](const Side& side, bool of_a, std::int64_t at, std::int64_t end, std::int64_t l, Bf16* to) {
+    return at < end ? Packing(to, side.operand, of_a, at, std::min(panel, end - at), l, std::min(deep, k - l)) : Packing();
+  };
+  Putting putting;
+  int turn = 0;
   _tile_loadconfig(&configuration);
-  for (std::int64_t from = columns.begin; from < columns.end; from += wide)
-    for (std::int64_t l = 0; l < k; l += deep) {
-      const std::int64_t to = std::min(columns.end, from + wide), inner = std::min(deep, k - l);
-      for (std::int64_t j = from; j < to; j += panel)
-        pack<false>(of_b + (j - from) / panel * packed_panel, b, j, std::min(panel, to - j), l, inner);
-      for (std::int64_t i = rows.begin; i < rows.end; i += panel) {
-        const std::int64_t height = std::min(panel, rows.end - i);
-        pack<true>(of_a, a, i, height, l, inner);
-        for (std::int64_t j = from; j < to; j += panel) {
-          multiply_panels(sums, of_a, of_b + (j - from) / panel * packed_panel, (inner + chunk - 1) / chunk);
-          put(y + i * y_row + j, y_row, sums, height, std::min(panel, to - j), bias && l == 0 ? bias + j : nullptr, add || l > 0);
+  for (std::int64_t s = staying.range.begin; s < staying.range.end; s += wide)
+    for (std::int64_t p = passing.range.begin; p < passing.range.end; p += far)
+      for (std::int64_t l = 0; l < k; l += deep) {
+        const std::int64_t s_end = std::min(staying.range.end, s + wide), p_end = std::min(passing.range.end, p + far);
+        const std::int64_t stay = Range{s, s_end}.panels(), chunks = (std::min(deep, k - l) + chunk - 1) / chunk;
+        for (std::int64_t i = 0; i < stay; ++i) {
+          Packing now = packing(staying, a_stays, s + i * panel, s_end, l, staying_room + i * packed_panel);
+          now.until(now.steps());
+        }
+        Packing next = packing(passing, !a_stays, p, p_end, l, passing_room[0]);
+        next.until(next.steps());
+        for (std::int64_t at = p, buffer = 0; at < p_end; at += panel, buffer ^= 1) {
+          next = packing(passing, !a_stays, at + panel, p_end, l, passing_room[buffer ^ 1]);
+          for (std::int64_t i = 0; i < stay; ++i, turn ^= 1) {
+            const std::int64_t stays = s + i * panel, row = a_stays ? stays : at, column = a_stays ? at : stays;
+            const Bf16 *one = staying_room + i * packed_panel, *other = passing_room[buffer];
+            multiply_panels(sums[turn], a_stays ? one : other, a_stays ? other : one, chunks, putting, next, next.steps() * i / stay,
+                            next.steps() * (i + 1) / stay);
+            putting = Putting(y + row * y_row + column, y_row, sums[turn], std::min(panel, rows.range.end - row),
+                              std::min(panel, columns.range.end - column), bias && l == 0 ? bias + column : nullptr, add || l > 0);
+          }
         }
       }
-    }
+  putting.until(panel);
   _tile_release();
 }
 
@@ -229,14 +303,14 @@ void product(CpuLibraries& libraries, float* y, std::int64_t y_row, Operand a, O
   const std::int64_t high = (m + panel - 1) / panel, across = (n + panel - 1) / panel;
   const int threads = int(std::min<std::int64_t>(omp_get_max_threads(), high * across));
   const Grid g = grid(high, across, threads);
-  const std::int64_t room = packed_panel * (1 + std::min(wide / panel, (across + g.columns - 1) / g.columns));
-  Bf16* rooms = reinterpret_cast<Bf16*>(libraries.panels(threads, room * std::int64_t(sizeof(Bf16) / 2)));
+  const std::int64_t most = std::min(wide / panel, std::min((high + g.rows - 1) / g.rows, (across + g.columns - 1) / g.columns));
+  const std::int64_t room = packed_panel * (2 + most);
+  Bf16* rooms = reinterpret_cast<Bf16*>(libraries.panels(threads, room * std::int64_t(sizeof(Bf16)) / std::int64_t(sizeof(float))));
   auto run = [&](std::int64_t t) {
     const std::int64_t r = t / g.columns, c = t % g.columns;
-    const Range rows{high * r / g.rows * panel, std::min(m, high * (r + 1) / g.rows * panel)};
-    const Range columns{across * c / g.columns * panel, std::min(n, across * (c + 1) / g.columns * panel)};
-    if (rows.begin < rows.end && columns.begin < columns.end)
-      rectangle(y, y_row, a, b, rows, columns, k, bias, add, rooms + t * room);
+    const Side rows{a, {high * r / g.rows * panel, std::min(m, high * (r + 1) / g.rows * panel)}};
+    const Side columns{b, {across * c / g.columns * panel, std::min(n, across * (c + 1) / g.columns * panel)}};
+    if (rows.range.panels() > 0 && columns.range.panels() > 0) rectangle(y, y_row, rows, columns, k, bias, add, rooms + t * room);
   };
   if (threads == 1) return run(0);
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
