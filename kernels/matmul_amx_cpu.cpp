@@ -75,10 +75,13 @@ INLINE_ON_AMX void pack_row(Bf16* to, Floats low, Floats high) {
 /// processor looks ahead while it multiplies a chunk, so that packing beside it is free.
 class Packing {
  public:
+  using Squares = Floats[2][16];
   Packing() = default;
   /// y's rows (or columns) [i, i + outer), k's [l, l + inner). Tiles of a have y's rows as rows, those of b pairs along k.
-  Packing(Bf16* to, const Operand& x, bool of_a, std::int64_t i, std::int64_t outer, std::int64_t l, std::int64_t inner)
+  /// Steps leave things for each other in `squares`.
+  Packing(Bf16* to, Squares& squares, const Operand& x, bool of_a, std::int64_t i, std::int64_t outer, std::int64_t l, std::int64_t inner)
       : to_(to),
+        squares_(&squares),
         along_k_(x.inner == 1),
         turned_(of_a != along_k_),
         from_(x.data + i * x.outer + l * x.inner),
@@ -115,20 +118,20 @@ class Packing {
       Floats square[16];
       for (int r = 0; r < 16; ++r) square[r] = step == 0 ? row(low, r, rows, columns) : row(high, r, high_rows, high_columns);
       transpose(square);
-      for (int r = 0; r < 16; ++r) squares_[step][r] = square[r];
+      for (int r = 0; r < 16; ++r) (*squares_)[step][r] = square[r];
       return;
     }
     const std::int64_t begin = 4 * (turned_ ? step - 2 : step);
     for (std::int64_t r = begin; r < begin + 4; ++r)
-      turned_ ? pack_row(to + r * 32, squares_[0][r], squares_[1][r])
+      turned_ ? pack_row(to + r * 32, (*squares_)[0][r], (*squares_)[1][r])
               : pack_row(to + r * 32, row(low, r, rows, columns), row(high, r, high_rows, high_columns));
   }
 
   Bf16* to_ = nullptr;
+  Squares* squares_ = nullptr;
   bool along_k_ = false, turned_ = false;
   const float* from_ = nullptr;
   std::int64_t stride_ = 0, outer_ = 0, inner_ = 0, steps_ = 0, done_ = 0;
-  Floats squares_[2][16];
 };
 
 /// Sums of a block on their way to y (rows, columns): y (+)= sums + bias, a few rows at a time.
@@ -232,8 +235,9 @@ ON_AMX void rectangle(float* y, std::int64_t y_row, const Side& rows, const Side
   const Side &staying = a_stays ? rows : columns, &passing = a_stays ? columns : rows;
   alignas(64) float sums[2][panel * panel];
   Bf16 *const passing_room[] = {room, room + packed_panel}, *staying_room = room + 2 * packed_panel;
+  Packing::Squares squares;
   auto packing = [&](const Side& side, bool of_a, std::int64_t at, std::int64_t end, std::int64_t l, Bf16* to) {
-    return at < end ? Packing(to, side.operand, of_a, at, std::min(panel, end - at), l, std::min(deep, k - l)) : Packing();
+    return at < end ? Packing(to, squares, side.operand, of_a, at, std::min(panel, end - at), l, std::min(deep, k - l)) : Packing();
   };
   Putting putting;
   int turn = 0;
