@@ -36,6 +36,9 @@ class SharedUpdate {
   virtual ~SharedUpdate() = default;
   /// This rank's parts, in order; they are cut where norm blocks of parameters begin (kernels/update.h).
   virtual const std::vector<Range>& mine() const = 0;
+  /// From now on `seen` is called with pieces of this rank's parts, each once a step, as soon as their gradients are summed and while
+  /// they are near in the cache; or never, where they are not summed by this thread. One watches at a time.
+  virtual void watch(std::function<void(Range)> seen) { (void)seen; }
   /// values = the sum of every rank's, in `queue`.
   virtual void sum(const Queue&, View values) = 0;
   /// The masters of mine()[part] are updated in `queue`: they go to the other ranks. All parts, in order.

@@ -194,6 +194,17 @@ struct SquareSum {
   }
 };
 
+template <class G>
+struct InSpan {
+  Span span;
+  SquareSum<G> body;
+  template <class Team>
+  HD void operator()(Team team, std::int64_t block) const {
+    const std::int64_t begin = block * norm_block, rest = span.size - begin;
+    body(team, span, begin, rest < norm_block ? rest : norm_block);
+  }
+};
+
 struct Clip {
   float* scalars;
   const float* partials;
@@ -316,6 +327,14 @@ void square_sums(const Queue& q, View partials, View gradients, const SpanTable&
   require(spans.second_end <= partials.size, "square_sums: {} partial sums into {}", spans.second_end, partials.size);
   visit_float(gradients.dtype, [&]<class G>() {
     for_each_block(q, spans, SquareSum<G>{partials.as<float>(), gradients.as<G>()});
+  });
+}
+
+void square_sums(const Queue& q, View partials, View gradients) {
+  const std::int64_t size = gradients.size;
+  require(partials.size == blocks_in(size), "square_sums: {} partial sums of {} gradients", partials.size, size);
+  visit_float(gradients.dtype, [&]<class G>() {
+    for_each_row(q, partials.size, norm_block, InSpan<G>{{0, size, 0}, {partials.as<float>(), gradients.as<G>()}});
   });
 }
 

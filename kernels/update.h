@@ -92,6 +92,9 @@ void adamw(const Queue&, FlatState, View m, View v, const SegmentTable&, View sc
 /// partials (f32): the sums of squares of the blocks of `spans`.
 void square_sums(const Queue&, View partials, View gradients, const SpanTable& spans);
 
+/// The same of one span that is all of `gradients`.
+void square_sums(const Queue&, View partials, View gradients);
+
 /// A factor of the loss that keeps gradients of f16 clear of the ends of its range (Micikevicius et al. 2018): three f32 in
 /// memory of the queue's device, kept from step to step.
 enum class LossScale : int {

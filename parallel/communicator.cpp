@@ -2,7 +2,7 @@
 
 namespace lockstep::parallel {
 
-Communicator::Ticket Communicator::reduce_parts(const Queue& after, std::span<const View> parts, Reduction how) {
+Communicator::Ticket Communicator::reduce_parts(const Queue& after, std::span<const View> parts, Reduction how, const Seen&) {
   Ticket last = -1;
   for (View part : parts)
     if (part.size > 0) last = all_reduce(after, part, how);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -46,9 +47,12 @@ class Communicator {
   /// Slice r of `in` goes to rank r; slice r of `out` comes from it.
   virtual Ticket all_to_all(const Queue& after, View out, View in) = 0;
   virtual Ticket broadcast(const Queue& after, View data, int root) = 0;
+  /// Told of elements [begin, end) of a sum that are there now, in order, while they are near in this thread's cache.
+  using Seen = std::function<void(std::int64_t begin, std::int64_t end)>;
   /// parts[rank] becomes the sum over ranks of these elements; the others' parts may become anything. One part a rank, of any
-  /// sizes, which do not overlap and lie at the same places on every rank. Unless overridden the whole sum is made.
-  virtual Ticket reduce_parts(const Queue& after, std::span<const View> parts, Reduction = Reduction::fast);
+  /// sizes, which do not overlap and lie at the same places on every rank. Unless overridden the whole sum is made. `seen` hears of
+  /// all of parts[rank] where ranks add it in memory that they share, else of nothing.
+  virtual Ticket reduce_parts(const Queue& after, std::span<const View> parts, Reduction = Reduction::fast, const Seen& seen = {});
   /// Every rank gets parts[r] from rank r; parts as above.
   virtual Ticket gather_parts(const Queue& after, std::span<const View> parts);
   virtual Ticket send(const Queue& after, View data, int to) = 0;

@@ -286,7 +286,7 @@ View DataParallel::bucket(std::size_t i) const {
 void DataParallel::leave(const Queue& queue, std::size_t i) {
   if (!options_.communicate) return;
   const bool shared = sharded_ && i < flat_.layout.buckets.size();
-  tickets_.push_back(shared ? communicator_.reduce_parts(queue, sharded_->parts(sums_.total(), i), options_.reduction)
+  tickets_.push_back(shared ? communicator_.reduce_parts(queue, sharded_->parts(sums_.total(), i), options_.reduction, sharded_->seen(i))
                             : communicator_.all_reduce(queue, bucket(i), options_.reduction));
 }
 

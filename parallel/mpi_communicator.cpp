@@ -1,3 +1,5 @@
+#include <omp.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -125,16 +127,15 @@ class MpiCommunicator final : public Communicator {
     for_each_piece(data, [&](void* at, int bytes) { check_mpi(MPI_Ibcast(at, bytes, MPI_BYTE, root, comm_, add_request(p))); });
     return end(p);
   }
-  Ticket reduce_parts(const Queue& after, std::span<const View> parts, Reduction) override {
+  Ticket reduce_parts(const Queue& after, std::span<const View> parts, Reduction, const Seen& seen) override {
     Pending& p = begin("reduce_parts", after);
     View mine = parts_of("reduce_parts", parts);
     require(mine.dtype != DType::u8, "reduce_parts: sums are defined on f32, bf16, f16 and i32, not on u8");
     if (one_machine() && through_window(p, hull(parts), Work::reduce_parts)) {
       p.data = mine;
-      p.next = [this, &p] {
+      p.next = [this, &p, seen] {
         window_->check(p.number_in_window);
-        kernels::Store store{0, p.data.data};
-        kernels::merge_sums(window_->everyones(p.data), machines_->local_merges(), {&store, 1});
+        add_own_part(p.data, seen);
         finish_in_window(p);
       };
       return end(p);
@@ -421,6 +422,17 @@ class MpiCommunicator final : public Communicator {
       store_to_all(leaves, leaves, machines_->local_merges(), 0);
     });
     finish_in_window(p);
+  }
+  /// This rank's share of the sum, stored here.
+  void add_own_part(View part, const Seen& seen) {
+    const std::int64_t near = std::int64_t(omp_get_max_threads()) * (256 << 10) / std::int64_t(size_of(part.dtype));
+    const std::int64_t step = seen ? near : std::max<std::int64_t>(part.size, 1);
+    for (std::int64_t begin = 0; begin < part.size; begin += step) {
+      const View piece = part.slice(begin, std::min(step, part.size - begin));
+      kernels::Store store{0, piece.data};
+      kernels::merge_sums(window_->everyones(piece), machines_->local_merges(), {&store, 1});
+      if (seen) seen(begin, begin + piece.size);
+    }
   }
   /// Ranks of one machine take parts in turn, all from the end: what a rank wrote last is still in its cache.
   template <class F>

@@ -86,7 +86,7 @@ class NcclCommunicator final : public Communicator {
     return end(ticket);
   }
   /// A reduction to each part's rank, all in one launch: half of what an all_reduce of them would move.
-  Ticket reduce_parts(const Queue& after, std::span<const View> parts, Reduction reduction) override {
+  Ticket reduce_parts(const Queue& after, std::span<const View> parts, Reduction reduction, const Seen&) override {
     check_parts("reduce_parts", parts);
     const bool exact = reduction == Reduction::exact && parts[0].dtype != DType::i32;
     Ticket ticket = begin(after);

@@ -59,6 +59,12 @@ std::vector<View> ShardedUpdate::parts(View arena, std::size_t bucket) const {
   return views;
 }
 
+Communicator::Seen ShardedUpdate::seen(std::size_t bucket) const {
+  if (!seen_) return {};
+  const std::int64_t first = buckets_[bucket][std::size_t(communicator_.rank())].begin;
+  return [seen = seen_, first](std::int64_t begin, std::int64_t end) { seen({first + begin, end - begin}); };
+}
+
 void ShardedUpdate::sum(const Queue& queue, View values) {
   if (sums_size_ < values.size) {
     sums_ = communicator_.allocate(values.bytes());

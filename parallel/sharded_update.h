@@ -20,6 +20,10 @@ class ShardedUpdate final : public SharedUpdate {
   /// The gradients of bucket `i` in `arena` by rank: what reduce_parts() takes.
   std::vector<View> parts(View arena, std::size_t bucket) const;
 
+  /// Who hears of this rank's part of bucket `i`, for reduce_parts(); nobody when nobody watches.
+  Communicator::Seen seen(std::size_t bucket) const;
+
+  void watch(std::function<void(Range)> seen) override { seen_ = std::move(seen); }
   const std::vector<Range>& mine() const override { return mine_; }
   void sum(const Queue&, View values) override;
   /// Of common masters no rank's may be written before all have called sum(): until then others compute with them.
@@ -33,6 +37,7 @@ class ShardedUpdate final : public SharedUpdate {
   std::vector<std::vector<Range>> buckets_;  // by bucket, by rank
   std::vector<std::vector<Range>> pieces_;   // what is published at once, by rank
   std::vector<Range> mine_;                  // of pieces_
+  std::function<void(Range)> seen_;
   Memory sums_, meeting_;
   std::int64_t sums_size_ = 0;
 };

@@ -45,10 +45,17 @@ Optimizer::Optimizer(ParameterSet& set, const Flat& flat, View gradients, const 
     blocks += (slot->size + kernels::norm_block - 1) / kernels::norm_block;
   }
   std::vector<kernels::Span> spans;
-  for (const Piece& piece : pieces_) {
+  for (Piece& piece : pieces_) {
     std::int64_t before = (piece.begin - slots[piece.slot].begin) / kernels::norm_block;
-    spans.push_back({piece.begin, piece.size, first_block[piece.slot] + before});
+    piece.partial = first_block[piece.slot] + before;
+    spans.push_back({piece.begin, piece.size, piece.partial});
   }
+  by_place_ = pieces_;
+  std::ranges::sort(by_place_, {}, &Piece::begin);
+  if (strategy_.update && !device_.queue().on_gpu)
+    strategy_.update->watch([this, alive = std::weak_ptr(alive_)](Range gradients) {
+      if (!alive.expired()) saw(gradients);
+    });
   partials_ = floats(blocks);
   scalars_ = floats(int(kernels::Scalar::count));
 
@@ -74,6 +81,24 @@ void Optimizer::find_pieces() {
     }
     ends_.push_back(int(pieces_.size()));
     moments_ += part.size;
+  }
+}
+
+/// Sums the squares of the norm blocks that end in these gradients, which are the next ones of a part of ours.
+void Optimizer::saw(Range gradients) {
+  const Queue& q = device_.queue();
+  if (seen_ == 0) kernels::fill(q, partials_, 0);  // a sum with zeros is exact
+  seen_ += gradients.size;
+  const std::int64_t end = gradients.begin + gradients.size;
+  auto piece = std::ranges::upper_bound(by_place_, gradients.begin, {}, [](const Piece& p) { return p.begin + p.size; });
+  for (; piece != by_place_.end() && piece->begin < end; ++piece) {
+    const std::int64_t first = std::max<std::int64_t>(0, gradients.begin - piece->begin) / kernels::norm_block;
+    const bool whole = end >= piece->begin + piece->size;
+    const std::int64_t last = whole ? (piece->size + kernels::norm_block - 1) / kernels::norm_block
+                                    : (end - piece->begin) / kernels::norm_block;
+    if (first >= last) continue;
+    const std::int64_t from = first * kernels::norm_block, to = std::min(piece->size, last * kernels::norm_block);
+    kernels::square_sums(q, partials_.slice(piece->partial + first, last - first), flat_.gradients.slice(piece->begin + from, to - from));
   }
 }
 
@@ -121,8 +146,11 @@ void Optimizer::prepare(float rate) {
 void Optimizer::update(float clip) {
   const Queue& q = device_.queue();
   SharedUpdate* shared = strategy_.update;
-  if (shared) kernels::fill(q, partials_, 0);  // a sum with zeros is exact
-  kernels::square_sums(q, partials_, flat_.gradients, spans_);
+  if (seen_ != moments_ || !shared) {  // else saw() has done it
+    if (shared) kernels::fill(q, partials_, 0);  // a sum with zeros is exact
+    kernels::square_sums(q, partials_, flat_.gradients, spans_);
+  }
+  seen_ = 0;
   if (shared) shared->sum(q, partials_);
   kernels::clip(q, scalars_, partials_, clip, loss_scale_, loss_scale_settings_);
   flat_.seed = set_.seed();

@@ -76,8 +76,10 @@ class Optimizer {
     std::size_t slot;
     std::int64_t begin, size;  ///< in the arenas
     std::int64_t moments;      ///< where its moments begin
+    std::int64_t partial = 0;  ///< the number of its first partial sum
   };
   void find_pieces();
+  void saw(Range gradients);
   View floats(std::int64_t count);
   View table(std::size_t pieces);
 
@@ -86,6 +88,9 @@ class Optimizer {
   std::vector<Piece> pieces_;
   std::int64_t moments_ = 0;  // elements of a moment
   std::vector<int> ends_;     // of each part's pieces; one part unless the update is shared
+  std::vector<Piece> by_place_;  // pieces_ in the order of the arenas
+  std::int64_t seen_ = 0;        // elements whose squares are summed already
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
   std::vector<Memory> memory_;
   std::vector<kernels::SegmentTable> parts_;
   kernels::SpanTable spans_;

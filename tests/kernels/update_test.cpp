@@ -139,6 +139,9 @@ TEST(Update, SquareSumsAndClip) {
     Tensor partials = poisoned(device, {7});
     kernels::square_sums(q, partials.view(), gradients.view(), Spans(device, spans));
     auto sums = download(q, partials);
+    Tensor alone = poisoned(device, {2});  // a span of its own, as long as its memory
+    kernels::square_sums(q, alone.view(), gradients.view().slice(5000, 4097));
+    EXPECT_EQ(download(q, alone), (std::vector<float>{sums[5], sums[6]}));
     double total = 0;
     // Vectors add in lanes, which is better; a build without them adds 4096 terms one by one, which is this good.
     double tolerance = golden_tolerance(DType::f32);

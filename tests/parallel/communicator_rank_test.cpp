@@ -208,10 +208,21 @@ TEST_P(CommunicatorTest, PartsAreReducedAndGathered) {
         std::vector<View> parts;
         for (std::size_t r = 0; r < begin.size(); ++r) parts.push_back(b.view.slice(begin[r], length[r]));
         fill(b, ++k, rank);
-        comm->reduce_parts(queue, parts);
-        comm->join(queue);
+        const View own = parts[std::size_t(rank)];
         Buffer mine(0, dtype);
-        mine.view = parts[std::size_t(rank)];
+        std::int64_t heard = 0;
+        comm->reduce_parts(queue, parts, Reduction::fast, [&](std::int64_t from, std::int64_t to) {
+          EXPECT_EQ(from, heard);
+          mine.view = own.slice(from, to - from);
+          expect_tree(mine, k, ranks, begin[std::size_t(rank)] + from);
+          heard = to;
+        });
+        comm->join(queue);
+        const auto& machine = GetParam().machine;
+        const bool together =
+            ranks > 1 && (machine.empty() || std::all_of(machine.begin(), machine.begin() + ranks, [&](int m) { return m == machine[0]; }));
+        EXPECT_EQ(heard, shared && together ? own.size : 0);
+        mine.view = own;
         expect_tree(mine, k, ranks, begin[std::size_t(rank)]);
         fill(b, ++k, rank);
         comm->gather_parts(queue, parts);

@@ -153,6 +153,26 @@ TEST_F(ShardedUpdateTest, AnOverflowIsSkippedByAllRanks) {
     }
 }
 
+/// What is changed behind the sums is in no norm. Which parts were seen is all or nothing: half of them would count twice.
+TEST_F(ShardedUpdateTest, TheNormIsSummedWithTheGradients) {
+  if (ranks == 1) GTEST_SKIP() << "one rank adds nothing";
+  Net net(device, {.width = width});
+  DataParallel strategy(net.set, *communicator, *group, {.sharded_update = true});
+  auto optimizer = make(true, net, strategy);
+  net.set.initialise(1);
+  std::vector<float> norms;
+  for (int step = 0; step < 3; ++step) {
+    test::run_step(net, strategy, ranks, 0);
+    if (step == 1) test::run_step(net, strategy, ranks, 0);  // seen twice: summed from memory
+    if (step > 0) kernels::scale(device.queue(), strategy.gradients(), strategy.gradients(), 2);
+    optimizer->step(0);
+    norms.push_back(optimizer->gradient_norm());
+  }
+  EXPECT_GT(norms[0], 0);
+  EXPECT_EQ(norms[1], 2 * norms[0]);
+  EXPECT_EQ(norms[2], norms[0]);
+}
+
 TEST_F(ShardedUpdateTest, CanBeChosenBetweenSteps) {
   std::vector<float> weights[2];
   for (bool changes : {false, true}) {
