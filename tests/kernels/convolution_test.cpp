@@ -58,22 +58,22 @@ TEST(Convolution, Golden) {
   });
 }
 
-/// The sums of the definition, for a 3 x 3 kernel that keeps the size of the images; gradients also added to what is there.
+/// The sums of the definition, for a square kernel of odd side that keeps the size of the images; gradients also added to what is there.
 void expect_definition(const ConvolutionShape& s) {
-  const std::int64_t images = s.batch * s.height * s.width;
-  auto x_values = random_values(images * s.in, 1), w_values = random_values(s.out * 9 * s.in, 2),
+  const std::int64_t images = s.batch * s.height * s.width, side = s.kernel_width, taps = side * side;
+  auto x_values = random_values(images * s.in, 1), w_values = random_values(s.out * taps * s.in, 2),
        dy_values = random_values(images * s.out, 3);
-  std::vector<double> y(std::size_t(images * s.out)), dx(std::size_t(images * s.in)), dw(std::size_t(s.out * 9 * s.in));
+  std::vector<double> y(std::size_t(images * s.out)), dx(std::size_t(images * s.in)), dw(std::size_t(s.out * taps * s.in));
   for (std::int64_t n = 0; n < s.batch; ++n)
     for (std::int64_t h = 0; h < s.height; ++h)
       for (std::int64_t w = 0; w < s.width; ++w)
-        for (std::int64_t tap = 0; tap < 9; ++tap) {
-          std::int64_t from_h = h + (tap / 3 - 1) * s.dilation, from_w = w + (tap % 3 - 1) * s.dilation;
+        for (std::int64_t tap = 0; tap < taps; ++tap) {
+          std::int64_t from_h = h + (tap / side - side / 2) * s.dilation, from_w = w + (tap % side - side / 2) * s.dilation;
           if (from_h < 0 || from_h >= s.height || from_w < 0 || from_w >= s.width) continue;
           for (std::int64_t o = 0; o < s.out; ++o) {
             auto at_y = std::size_t(((n * s.height + h) * s.width + w) * s.out + o);
             auto at_x = std::size_t(((n * s.height + from_h) * s.width + from_w) * s.in),
-                 at_w = std::size_t((o * 9 + tap) * s.in);
+                 at_w = std::size_t((o * taps + tap) * s.in);
             for (std::size_t i = 0; i < std::size_t(s.in); ++i) {
               y[at_y] += double(x_values[at_x + i]) * w_values[at_w + i];
               dx[at_x + i] += double(dy_values[at_y]) * w_values[at_w + i];
@@ -92,11 +92,11 @@ void expect_definition(const ConvolutionShape& s) {
   for (auto& owner : devices()) {
     Device& device = *owner;
     const Queue& q = device.queue();
-    Tensor x(device, {images * s.in}), w(device, {s.out * 9 * s.in}), up(device, {images * s.out});
+    Tensor x(device, {images * s.in}), w(device, {s.out * taps * s.in}), up(device, {images * s.out});
     upload(q, x, x_values);
     upload(q, w, w_values);
     upload(q, up, dy_values);
-    Tensor out(device, {images * s.out}), to_x(device, {images * s.in}), to_w(device, {s.out * 9 * s.in});
+    Tensor out(device, {images * s.out}), to_x(device, {images * s.in}), to_w(device, {s.out * taps * s.in});
     kernels::convolution(q, s, out.view(), x.view(), w.view(), {});
     kernels::convolution_backward_data(q, s, to_x.view(), up.view(), w.view(), Write::overwrite);
     kernels::convolution_backward_weights(q, s, to_w.view(), up.view(), x.view(), Write::overwrite);
@@ -171,6 +171,11 @@ TEST(Convolution, StatisticsAreThoseOfTheResult) {
 TEST(Convolution, Wide) {
   expect_definition(
       {.batch = 2, .height = 20, .width = 19, .in = 128, .out = 144, .kernel_height = 3, .kernel_width = 3, .padding = 1});
+}
+
+/// Kernels of one pixel go by matrix products where the CPU has AMX.
+TEST(Convolution, OnePixelIsAMatrixProduct) {
+  expect_definition({.batch = 3, .height = 9, .width = 7, .in = 128, .out = 144, .kernel_height = 1, .kernel_width = 1});
 }
 
 /// Small images with many channels go by the taps of the kernel on the CPU.
