@@ -1,6 +1,7 @@
 #pragma once
 
 #include <optional>
+#include <string>
 
 #include "kernels/base/queue.h"
 #include "kernels/base/view.h"
@@ -29,5 +30,8 @@ struct MatmulOptions {
 /// * gelu_tanh and its slope, in 16 bits, written, where n is a multiple of 8 if anything is kept or read for the gradient;
 /// * a bias gradient that is written and has y's dtype; with a slope, if that joins too.
 void matmul(const Queue&, View y, View a, View b, std::int64_t m, std::int64_t n, std::int64_t k, const MatmulOptions& = {});
+
+/// How this processor multiplies matrices of f32, in words. Last digits depend on it.
+std::string cpu_products();
 
 }  // namespace lockstep::kernels

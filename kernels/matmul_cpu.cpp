@@ -1,12 +1,19 @@
 #include <bit>
-#include "kernels/reduce.h"
 
+#include "kernels/matmul.h"
 #include "kernels/matmul_amx_cpu.h"
+#include "kernels/reduce.h"
 #include "kernels/unary.h"
 #include "kernels/vendor.h"
 #include "kernels/vendor_cpu.h"
 
-namespace lockstep::kernels::cpu {
+namespace lockstep::kernels {
+
+std::string cpu_products() {
+  return amx::available() ? "f32 by AMX where that pays, six products of bf16 for one; else by oneDNN" : "by oneDNN";
+}
+
+namespace cpu {
 namespace {
 
 using dnnl::algorithm;
@@ -135,4 +142,5 @@ void matmul(const Queue& q, View y, View a, View b, std::int64_t m, std::int64_t
   activate(q, *o.activation, y, o.kept, o.kept, o.write);
 }
 
-}  // namespace lockstep::kernels::cpu
+}  // namespace cpu
+}  // namespace lockstep::kernels

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "io/agree.h"
+#include "kernels/matmul.h"
 #include "launch/version.h"
 
 extern char** environ;
@@ -60,6 +61,7 @@ std::string environment_json(const Session& session, double peak_flops, const st
   for (const std::string& text : session.group().gather(mine.dump())) ranks.push_back(json::parse(text));
   json all = {{"ranks", ranks},
               {"communicator", session.communicator().name()},
+              {"cpu_products", kernels::cpu_products()},
               {"peak", {{"flops_per_s", peak_flops}, {"refers_to", peak_text}}}};
   for (const Version& v : versions()) all["versions"][v.name] = {{"built", v.built}, {"found", v.found}};
   json& slurm = all["slurm"] = json::object();

@@ -13,6 +13,7 @@
 
 #include "core/tensor.h"
 #include "io/convert.h"
+#include "kernels/matmul.h"
 #include "kernels/memory.h"
 #include "launch/affinity.h"
 #include "launch/commands/commands.h"
@@ -65,6 +66,7 @@ class Doctor {
     gethostname(host, sizeof host - 1);
     line("machine",
          fmt::format("{}, {} cores to use, {} memory", host, machine_cores(), bytes_text(double(info.totalram) * info.mem_unit)));
+    line("products", kernels::cpu_products());
     double shared = free_bytes("/dev/shm");
     line("/dev/shm", bytes_text(shared) + " free");
     if (shared < 512.0 * (1 << 20))

@@ -31,6 +31,7 @@ TEST_F(Program, DoctorSpeaksAloneAndUnderMpirun) {
   Ran alone = lockstep("doctor");
   EXPECT_EQ(alone.code, 0) << alone.text;
   EXPECT_TRUE(alone.says("/dev/shm")) << alone.text;
+  EXPECT_TRUE(alone.says("products     ")) << alone.text;
   Ran two = ranks(2, "doctor");
   EXPECT_EQ(two.code, 0) << two.text;
   EXPECT_TRUE(two.says("rank 0") && two.says("rank 1")) << two.text;
