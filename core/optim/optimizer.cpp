@@ -146,7 +146,8 @@ void Optimizer::prepare(float rate) {
 void Optimizer::update(float clip) {
   const Queue& q = device_.queue();
   SharedUpdate* shared = strategy_.update;
-  if (seen_ != moments_ || !shared) {  // else saw() has done it
+  const bool seen = shared && seen_ > 0 && seen_ == moments_;
+  if (!seen) {  // by saw(), which has summed them; a rank without a part sees nothing
     if (shared) kernels::fill(q, partials_, 0);  // a sum with zeros is exact
     kernels::square_sums(q, partials_, flat_.gradients, spans_);
   }

@@ -173,6 +173,31 @@ TEST_F(ShardedUpdateTest, TheNormIsSummedWithTheGradients) {
   EXPECT_EQ(norms[2], norms[0]);
 }
 
+/// A block of the norm is never cut: a small model's is one rank's, and what the others add to the norm is nothing, in every step.
+TEST_F(ShardedUpdateTest, RanksWithoutAPartAddNothingToTheNorm) {
+  std::vector<float> norms[2];
+  for (bool sharded : {false, true}) {
+    ParameterSet set(device, DType::f32);
+    Tensor w = set.add("w", {16, 64}, Initial::normal(0, 0.3f));
+    DataParallel strategy(set, *communicator, *group, {.lanes = ranks, .reduction = Reduction::exact, .sharded_update = sharded});
+    optim::Sgd sgd(set, strategy.flat(), strategy.gradients(), {});
+    set.initialise(1);
+    for (int step = 0; step < 4; ++step) {
+      strategy.begin_step();
+      strategy.begin_lane(0);
+      Tape tape(device, {.sink = &strategy});
+      Tensor x = test::make_tensor(device, {5, 64}, test::random_values(5 * 64, std::uint64_t(1000 + 100 * step + rank)));
+      Tensor target = test::make_tensor(device, {5, 16}, test::random_values(5 * 16, 3));
+      tape.backward(ops::squared_error(tape, ops::linear(tape, x, w), target), 0.1f);
+      strategy.finish_step();
+      sgd.step(0.01f, 0.5f);
+      norms[sharded].push_back(sgd.gradient_norm());
+    }
+  }
+  EXPECT_GT(norms[0][0], 0.5f) << "the limit must matter";
+  EXPECT_EQ(norms[0], norms[1]);
+}
+
 TEST_F(ShardedUpdateTest, CanBeChosenBetweenSteps) {
   std::vector<float> weights[2];
   for (bool changes : {false, true}) {
