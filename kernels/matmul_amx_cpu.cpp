@@ -289,7 +289,9 @@ Grid grid(std::int64_t row_panels, std::int64_t column_panels, int threads) {
 
 bool available() {
   static const bool answer = [] {
-    if (dnnl::get_effective_cpu_isa() < dnnl::cpu_isa::avx512_core_amx) return false;
+    // A bit for each part of a processor: AVX2 with VNNI is the larger number of oneDNN 2, and has no AMX.
+    constexpr auto wanted = unsigned(dnnl::cpu_isa::avx512_core_amx);
+    if ((unsigned(dnnl::get_effective_cpu_isa()) & wanted) != wanted) return false;
     if (!__builtin_cpu_supports("amx-bf16") || !__builtin_cpu_supports("avx512bw")) return false;
     constexpr long request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
     return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;

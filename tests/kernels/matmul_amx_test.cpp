@@ -5,8 +5,10 @@
 
 #include <bit>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "kernels/libraries.h"
@@ -152,6 +154,13 @@ TEST(MatmulAmx, WorksFarFromOneAndSaysWhatIsNotFinite) {
       for (std::int64_t i = 0; i < 40; ++i)
         for (std::int64_t j = 0; j < 40; ++j) ASSERT_EQ(std::isfinite(p.y_at(i, j)), i != 7 && j != 25) << i << ", " << j << " " << bad;
     }
+}
+
+/// Run with such a limit by a test of its own.
+TEST(MatmulAmx, IsLeftOutWhereOneDnnHasALimitWithoutIt) {
+  const char* limit = std::getenv("ONEDNN_MAX_CPU_ISA");
+  if (!limit || !std::string(limit).starts_with("AVX2")) GTEST_SKIP() << "no limit is set";
+  EXPECT_FALSE(amx::available()) << limit;
 }
 
 TEST(MatmulAmx, SuitsLargeProducts) {
