@@ -64,7 +64,8 @@ bool is_product(const ConvolutionShape& s) {
 /// The way that pays. Winograd's algorithm (Lavin & Gray 2016): 36 products make a tile of 4 x 4 outputs that takes 144 directly, but
 /// weights and images must be turned to its form and back. Costs in products of the direct convolution, fitted to 75 shapes of 32
 /// to 512 channels on one core with AVX-512, where the faster way is from 0.9 to 2.2 times as fast as the other. Small images with many
-/// channels go by taps, and so do 1 x 1 kernels, whose one tap is a product, where AMX has it. A function of the shape alone, since results depend on it to the bit.
+/// channels go by taps, and so do 1 x 1 kernels, whose one tap is a product, where AMX has it. A function of the shape alone, since
+/// results depend on it to the bit.
 Way way_of(const ConvolutionShape& s, DType dtype) {
   const std::int64_t all = s.batch * s.height * s.width;
   if (dtype == DType::f32 && is_product(s) && amx::suits(all, s.out, s.in) && amx::available()) return Way::taps;

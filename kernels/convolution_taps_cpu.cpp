@@ -110,10 +110,15 @@ Matrix plain(std::int64_t rows, std::int64_t columns) { return {rows, columns, c
 Matrix transposed(Matrix m) { return {m.columns, m.rows, m.column_stride, m.row_stride}; }
 /// A tap's weights, as (out, in).
 Matrix weights_of_tap(const ConvolutionShape& s) { return {s.out, s.in, s.kernel_height * s.kernel_width * s.in, 1}; }
-/// For the pixels that a tap sees, and behind them those that it gives to.
-float* room_for(const Queue& q, const ConvolutionShape& s) {
-  const bool one_tap = s.kernel_height * s.kernel_width == 1;  // sees all
-  return one_tap ? nullptr : q.cpu->workspace(1, s.batch * s.height * s.width * (s.in + s.out));
+/// For the pixels that a tap sees, with `channels`, and behind them those that it gives to.
+struct Room {
+  float *seen = nullptr, *given = nullptr;
+};
+Room room_for(const Queue& q, const ConvolutionShape& s, std::int64_t channels) {
+  if (s.kernel_height * s.kernel_width == 1) return {};  // the one tap sees all
+  const std::int64_t all = s.batch * s.height * s.width;
+  float* room = q.cpu->workspace(1, all * (s.in + s.out));
+  return {room, room + all * channels};
 }
 float* floats(View v) { return static_cast<float*>(v.data); }
 
@@ -133,9 +138,7 @@ bool suits_taps(const ConvolutionShape& s, double others) {
 }
 
 void convolution_by_taps(const Queue& q, const ConvolutionShape& s, View y, View x, View w, View bias) {
-  const std::int64_t all = s.batch * s.height * s.width;
-  float* room = room_for(q, s);
-  float* sums = room + all * s.in;
+  const auto [room, sums] = room_for(q, s, s.in);
   for (const Tap& t : taps_of(s)) {
     const bool first = t.shift == 0;
     const float* seen = gathered(s, t, floats(x), s.in, t.shift, room);
@@ -147,9 +150,7 @@ void convolution_by_taps(const Queue& q, const ConvolutionShape& s, View y, View
 }
 
 void convolution_backward_data_by_taps(const Queue& q, const ConvolutionShape& s, View dx, View dy, View w, Write write) {
-  const std::int64_t all = s.batch * s.height * s.width;
-  float* room = room_for(q, s);
-  float* sums = room + all * s.out;
+  const auto [room, sums] = room_for(q, s, s.out);
   for (const Tap& t : taps_of(s)) {
     const bool first = t.shift == 0;
     const float* seen = gathered(s, t, floats(dy), s.out, 0, room);
@@ -161,11 +162,10 @@ void convolution_backward_data_by_taps(const Queue& q, const ConvolutionShape& s
 }
 
 void convolution_backward_weights_by_taps(const Queue& q, const ConvolutionShape& s, View dw, View dy, View x, Write write) {
-  const std::int64_t all = s.batch * s.height * s.width;
-  float* room = room_for(q, s);
+  const auto [room, room_of_given] = room_for(q, s, s.in);
   for (const Tap& t : taps_of(s)) {
     const float* seen = gathered(s, t, floats(x), s.in, t.shift, room);
-    const float* given = gathered(s, t, floats(dy), s.out, 0, room + all * s.in);
+    const float* given = gathered(s, t, floats(dy), s.out, 0, room_of_given);
     const std::int64_t n = pixels(s, t);
     product(q, floats(dw) + t.number * s.in, weights_of_tap(s), given, transposed(plain(n, s.out)), seen, plain(n, s.in), {},
             write == Write::accumulate);
