@@ -7,7 +7,7 @@
 All programs stay alive; one at a time runs a turn of some steps (Lockstep, PyTorch eager, PyTorch compiled; every second round in reverse order).
 Before anything is timed, all train the same steps from the same weights on the same batches, and their losses must agree to 1e-4. Time is
 the median step of a turn; ratios are of turns of one round; the interval of their median is the distribution-free one of at least 95 %
-(from 6 rounds). The floor of a step is its products (or convolutions) at the best rate that oneDNN reaches on these cores plus the optimizer's memory
+(from 6 rounds). The floor of a step is its products (or convolutions) at the best rate that any product reaches here plus the optimizer's memory
 traffic at the best bandwidth of copying and scaling, both measured in the same run; it leaves out all that could be fused.
 
 PyTorch comes from PyPI into build/peers (or from --python). With --llmc FOLDER (a checkout of github.com/karpathy/llm.c) its CPU program takes
