@@ -31,7 +31,7 @@ def picture(lines, path):
             text = f"{rate:,.0f} {rows[0]['unit']}"
             if row:
                 text += f"   Lockstep x {row['ratio']:.2f} ({row['ratio_low']:.2f}-{row['ratio_high']:.2f})"
-            axis.text((rate if row else max(rate, rows[0]["limit"])) / unit + 0.01, y, text, va="center", fontsize=8)
+            axis.text(rate / unit + 0.01, y, text, va="center", fontsize=8)
             y += 0.85
         axis.plot([rows[0]["limit"] / unit] * 2, [first - 0.4, first + 0.4], color="black", linewidth=1.5)
         ticks.append((first + y - 0.85) / 2)
@@ -39,12 +39,13 @@ def picture(lines, path):
         y += 0.5
     axis.set_yticks(ticks, labels)
     axis.invert_yaxis()
-    axis.set_xlim(0, 1.7)
+    axis.set_xlim(0, max(1.7, 1.05 * max(line["limit"] / line["ours"] for line in lines)))
     axis.set_xlabel("training throughput, Lockstep = 1; black: the floor of products and optimizer memory")
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
     present = [label for label in COLOURS if label == "Lockstep" or any(line["peer_name"] == label for line in lines)]
-    axis.legend([plt.Rectangle((0, 0), 1, 1, color=COLOURS[label]) for label in present], present, fontsize=8, loc="lower right", frameon=False)
+    axis.legend([plt.Rectangle((0, 0), 1, 1, color=COLOURS[label]) for label in present], present, fontsize=8, ncol=len(present),
+                loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
