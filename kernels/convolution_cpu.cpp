@@ -1,3 +1,4 @@
+#include "kernels/convolution_amx_cpu.h"
 #include "kernels/convolution_taps_cpu.h"
 #include "kernels/matmul_amx_cpu.h"
 #include "kernels/memory.h"
@@ -54,36 +55,40 @@ struct Descs {
   }
 };
 
-enum class Way { direct, winograd, taps };
+enum class Way { direct, winograd, taps, amx };
 
 /// Whether pixels meet one pixel only: a product of matrices.
 bool is_product(const ConvolutionShape& s) {
   return s.kernel_height == 1 && s.kernel_width == 1 && s.stride == 1 && s.padding == 0 && s.groups == 1;
 }
 
-/// The way that pays. Winograd's algorithm (Lavin & Gray 2016): 36 products make a tile of 4 x 4 outputs that takes 144 directly, but
-/// weights and images must be turned to its form and back. Costs in products of the direct convolution, fitted to 75 shapes of 32
-/// to 512 channels on one core with AVX-512, where the faster way is from 0.9 to 2.2 times as fast as the other. Small images with many
-/// channels go by taps, and so do 1 x 1 kernels, whose one tap is a product, where AMX has it. A function of the shape alone, since
-/// results depend on it to the bit.
-Way way_of(const ConvolutionShape& s, DType dtype) {
+/// The way that pays. Winograd's algorithm (Lavin & Gray 2016): 36 products make a tile of 4 x 4 outputs that takes 144 directly,
+/// but weights and images must be turned to its form and back. Costs in products of the direct convolution, fitted to 75 shapes
+/// of 32 to 512 channels on one core with AVX-512, where the faster way is from 0.9 to 2.2 times as fast as the other. Small
+/// images with many channels go by taps, and so do 1 x 1 kernels, whose one tap is a product, where AMX has it; AMX has other
+/// convolutions where Winograd's algorithm does not gain enough. A function of the pass and the shape alone, since results depend
+/// on it to the bit.
+Way way_of(Pass pass, const ConvolutionShape& s, DType dtype) {
+  if (dtype != DType::f32 || s.stride != 1 || s.groups != 1) return Way::direct;
   const std::int64_t all = s.batch * s.height * s.width;
-  if (dtype == DType::f32 && is_product(s) && amx::suits(all, s.out, s.in) && amx::available()) return Way::taps;
-  if (dtype != DType::f32 || s.kernel_height != 3 || s.kernel_width != 3 || s.stride != 1 || s.groups != 1) return Way::direct;
+  if (is_product(s)) return amx::suits(all, s.out, s.in) && amx::available() ? Way::taps : Way::direct;
   const double tiles = double(s.batch) * double((s.out_height() + 3) / 4) * double((s.out_width() + 3) / 4),
                pixels = double(s.batch) * double(s.out_height()) * double(s.out_width()), pairs = double(s.in) * double(s.out);
   const double products = 36 * tiles * pairs, weights = 3000 * pairs, images = 2360 * tiles * double(s.in + s.out);
-  const double winograd = s.dilation == 1 ? products + weights + images : 1e300, direct = 9 * pixels * pairs;
-  if (suits_taps(s, std::min(winograd, direct))) return Way::taps;
+  const bool three = s.kernel_height == 3 && s.kernel_width == 3;
+  const double winograd = three && s.dilation == 1 ? products + weights + images : 1e300,
+               direct = double(s.kernel_height * s.kernel_width) * pixels * pairs;
+  if (three && suits_taps(s, std::min(winograd, direct))) return Way::taps;
+  if (suits_amx(s, pass == Pass::weights, std::min(winograd, direct))) return Way::amx;
   return winograd < direct ? Way::winograd : Way::direct;
 }
 
 /// The plan that make(free, algorithm) finds: Winograd's where it pays and exists, else with our images, unless that is reference
 /// code and free images are not.
 template <class Make>
-auto best(const ConvolutionShape& s, DType dtype, Make make) {
+auto best(Pass pass, const ConvolutionShape& s, DType dtype, Make make) {
   constexpr auto direct = dnnl::algorithm::convolution_direct;
-  if (way_of(s, dtype) == Way::winograd) try {
+  if (way_of(pass, s, dtype) == Way::winograd) try {
       return make(true, dnnl::algorithm::convolution_winograd);
     } catch (const dnnl::error&) {  // this oneDNN or this processor has none: what follows works everywhere
     }
@@ -98,7 +103,7 @@ void forward(const Queue& q, const ConvolutionShape& s, View y, View x, View w, 
   CpuPlan& plan = libraries.plan(key_of(Pass::forward, s, x.dtype, w.dtype, bool(bias)), [&] {
     Descs d(s, x.dtype, w.dtype);
     Desc b({s.out}, onednn::type_of(x.dtype), memory::format_tag::x);
-    auto made = best(s, x.dtype, [&](bool free, dnnl::algorithm algorithm) {
+    auto made = best(Pass::forward, s, x.dtype, [&](bool free, dnnl::algorithm algorithm) {
       return onednn::convolution(libraries.engine, d.request(s, free, algorithm), bias ? &b : nullptr);
     });
     CpuPlan plan(libraries.engine, dnnl::convolution_forward(made));
@@ -118,7 +123,7 @@ void backward_data(const Queue& q, const ConvolutionShape& s, View dx, View dy, 
   CpuLibraries& libraries = *q.cpu;
   CpuPlan& plan = libraries.plan(key_of(Pass::data, s, dx.dtype, w.dtype, false), [&] {
     Descs d(s, dx.dtype, w.dtype);
-    auto made = best(s, dx.dtype, [&](bool free, dnnl::algorithm algorithm) {
+    auto made = best(Pass::data, s, dx.dtype, [&](bool free, dnnl::algorithm algorithm) {
       return onednn::convolution_backward_data(libraries.engine, d.request(s, free, algorithm));
     });
     CpuPlan plan(libraries.engine, dnnl::convolution_backward_data(made));
@@ -134,7 +139,7 @@ void backward_weights(const Queue& q, const ConvolutionShape& s, View dw, View d
   CpuLibraries& libraries = *q.cpu;
   CpuPlan& plan = libraries.plan(key_of(Pass::weights, s, x.dtype, dw.dtype, false), [&] {
     Descs d(s, x.dtype, dw.dtype);
-    auto made = best(s, x.dtype, [&](bool free, dnnl::algorithm algorithm) {
+    auto made = best(Pass::weights, s, x.dtype, [&](bool free, dnnl::algorithm algorithm) {
       return onednn::convolution_backward_weights(libraries.engine, d.request(s, free, algorithm), d.any_weights(dw.dtype));
     });
     CpuPlan plan(libraries.engine, dnnl::convolution_backward_weights(made));
@@ -158,7 +163,9 @@ void write_or_add(const Queue& q, View y, Write write, Compute compute) {
 }  // namespace
 
 void convolution(const Queue& q, const ConvolutionShape& s, View y, View x, View w, View bias) {
-  if (way_of(s, x.dtype) == Way::taps) return convolution_by_taps(q, s, y, x, w, bias);
+  const Way way = way_of(Pass::forward, s, x.dtype);
+  if (way == Way::amx) return convolution_by_amx(q, s, y, x, w, bias);
+  if (way == Way::taps) return convolution_by_taps(q, s, y, x, w, bias);
   if (q.cpu->computes_in(x.dtype)) return forward(q, s, y, x, w, bias);
   FloatCopy fx(q, x, true), fw(q, w, true), fb(q, bias, true), fy(q, y, false);
   forward(q, s, fy.view(), fx.view(), fw.view(), bias ? fb.view() : View{});
@@ -166,7 +173,9 @@ void convolution(const Queue& q, const ConvolutionShape& s, View y, View x, View
 }
 
 void convolution_backward_data(const Queue& q, const ConvolutionShape& s, View dx, View dy, View w, Write write) {
-  if (way_of(s, dx.dtype) == Way::taps) return convolution_backward_data_by_taps(q, s, dx, dy, w, write);
+  const Way way = way_of(Pass::data, s, dx.dtype);
+  if (way == Way::amx) return convolution_backward_data_by_amx(q, s, dx, dy, w, write);
+  if (way == Way::taps) return convolution_backward_data_by_taps(q, s, dx, dy, w, write);
   write_or_add(q, dx, write, [&](View to) {
     if (q.cpu->computes_in(dx.dtype)) return backward_data(q, s, to, dy, w);
     FloatCopy fy(q, dy, true), fw(q, w, true), fx(q, to, false);
@@ -176,7 +185,9 @@ void convolution_backward_data(const Queue& q, const ConvolutionShape& s, View d
 }
 
 void convolution_backward_weights(const Queue& q, const ConvolutionShape& s, View dw, View dy, View x, Write write) {
-  if (way_of(s, x.dtype) == Way::taps) return convolution_backward_weights_by_taps(q, s, dw, dy, x, write);
+  const Way way = way_of(Pass::weights, s, x.dtype);
+  if (way == Way::amx) return convolution_backward_weights_by_amx(q, s, dw, dy, x, write);
+  if (way == Way::taps) return convolution_backward_weights_by_taps(q, s, dw, dy, x, write);
   write_or_add(q, dw, write, [&](View to) {
     if (q.cpu->computes_in(x.dtype)) return backward_weights(q, s, to, dy, x);
     FloatCopy fy(q, dy, true), fx(q, x, true), fw(q, to, false);

@@ -178,6 +178,12 @@ TEST(Convolution, OnePixelIsAMatrixProduct) {
   expect_definition({.batch = 3, .height = 9, .width = 7, .in = 128, .out = 144, .kernel_height = 1, .kernel_width = 1});
 }
 
+/// Large kernels go by AMX where the CPU has it.
+TEST(Convolution, LargeKernel) {
+  expect_definition(
+      {.batch = 3, .height = 14, .width = 14, .in = 32, .out = 64, .kernel_height = 5, .kernel_width = 5, .padding = 2});
+}
+
 /// Small images with many channels go by the taps of the kernel on the CPU.
 TEST(Convolution, SmallImages) {
   ConvolutionShape s{

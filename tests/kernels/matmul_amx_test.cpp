@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "kernels/libraries.h"
+#include "tests/support/guarded.h"
 
 namespace lockstep::kernels {
 namespace {
@@ -25,17 +26,22 @@ struct Product {
   Shape s;
   bool a_along_k, b_along_k;
   std::int64_t y_row;
-  std::vector<float> a, b, bias, y;
+  GuardedFloats a, b, bias;
+  std::vector<float> y;
   std::shared_ptr<CpuLibraries> libraries = make_cpu_libraries();
 
   Product(Shape shape, bool a_along_k, bool b_along_k, unsigned seed, std::int64_t gap = 3)
-      : s(shape), a_along_k(a_along_k), b_along_k(b_along_k), y_row(s.n + gap) {
+      : s(shape),
+        a_along_k(a_along_k),
+        b_along_k(b_along_k),
+        y_row(s.n + gap),
+        a(std::size_t(s.m * s.k)),
+        b(std::size_t(s.k * s.n)),
+        bias(std::size_t(s.n)) {
     std::mt19937 random(seed);
     std::normal_distribution<float> normal;
-    for (auto [values, size] : {std::pair{&a, s.m * s.k}, {&b, s.k * s.n}, {&bias, s.n}}) {
-      values->resize(std::size_t(size));
+    for (GuardedFloats* values : {&a, &b, &bias})
       for (float& v : *values) v = normal(random);
-    }
     y.assign(std::size_t(s.m * y_row), poison);
   }
 
@@ -83,13 +89,14 @@ struct Product {
 TEST(MatmulAmx, IsAsPreciseAsF32InEveryLayoutAndSize) {
   SKIP_WITHOUT_AMX();
   unsigned seed = 1;
-  for (Shape s : {Shape{1, 1, 1}, {16, 16, 32}, {32, 32, 128}, {33, 31, 129}, {5, 70, 17}, {64, 1056, 100}, {97, 40, 300}, {20, 20, 1000}})
+  for (Shape s :
+       {Shape{1, 1, 1}, {16, 16, 32}, {32, 32, 128}, {33, 31, 129}, {5, 70, 17}, {64, 1056, 100}, {97, 40, 300}, {20, 20, 1000}})
     for (bool a_along_k : {false, true})
       for (bool b_along_k : {false, true})
         for (bool with_bias : {false, true})
           for (bool add : {false, true}) {
-            SCOPED_TRACE(testing::Message() << s.m << " x " << s.n << " x " << s.k << " a " << a_along_k << " b " << b_along_k << " bias "
-                                            << with_bias << " add " << add);
+            SCOPED_TRACE(testing::Message() << s.m << " x " << s.n << " x " << s.k << " a " << a_along_k << " b " << b_along_k
+                                            << " bias " << with_bias << " add " << add);
             Product p(s, a_along_k, b_along_k, ++seed);
             std::vector<float> before;
             if (add) {
@@ -152,7 +159,8 @@ TEST(MatmulAmx, WorksFarFromOneAndSaysWhatIsNotFinite) {
       p.b_at(2, 25) = bad;
       p.run(false, false);
       for (std::int64_t i = 0; i < 40; ++i)
-        for (std::int64_t j = 0; j < 40; ++j) ASSERT_EQ(std::isfinite(p.y_at(i, j)), i != 7 && j != 25) << i << ", " << j << " " << bad;
+        for (std::int64_t j = 0; j < 40; ++j)
+          ASSERT_EQ(std::isfinite(p.y_at(i, j)), i != 7 && j != 25) << i << ", " << j << " " << bad;
     }
 }
 
