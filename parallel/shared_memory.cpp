@@ -17,7 +17,6 @@ namespace lockstep::parallel {
 namespace {
 
 constexpr std::size_t large_page = 2 << 20;
-constexpr int collapse = 25;  // MADV_COLLAPSE, of Linux 6.1; older ones refuse it, and pages stay small
 
 std::size_t whole_pages(std::size_t bytes) {
   const auto page = std::size_t(sysconf(_SC_PAGESIZE));
@@ -56,6 +55,11 @@ struct Mapping {
     data = begin;
     madvise(data, bytes, MADV_HUGEPAGE);
   }
+  /// Memory that was taken has small pages; this makes them large before anybody else maps them.
+  void enlarge_pages() const {
+    constexpr int collapse = 25;  // MADV_COLLAPSE, of Linux 6.1; older ones refuse it, and pages stay small
+    if (data) madvise(data, bytes, collapse);
+  }
   Mapping(Mapping&& other) noexcept : data(std::exchange(other.data, nullptr)), bytes(other.bytes) {}
   ~Mapping() {
     if (data) munmap(data, bytes);
@@ -88,7 +92,7 @@ SharedMemory share_memory(MPI_Comm comm, std::size_t bytes) {
       file.number >= 0 && ftruncate(file.number, off_t(rounded)) == 0 && fallocate(file.number, 0, 0, off_t(rounded)) == 0;
   auto mappings = std::make_shared<std::vector<Mapping>>();
   Mapping own(taken ? file.number : -1, rounded);
-  if (own.data) madvise(own.data, rounded, collapse);  // the pages that were taken are small
+  own.enlarge_pages();
   Address address{getpid(), file.number, std::random_device()() + (std::uint64_t(std::random_device()()) << 32)};
   if (own.data) std::memcpy(own.data, &address.token, sizeof address.token);
   if (!agreed(comm, own.data != nullptr)) return {};
@@ -123,6 +127,7 @@ Memory share_block(MPI_Comm machine, std::size_t bytes, Pages pages) {
   const bool made = rank != 0 || (file.number >= 0 && ftruncate(file.number, off_t(bytes)) == 0 &&
                                   (pages == Pages::when_touched || fallocate(file.number, 0, 0, off_t(bytes)) == 0));
   auto mapping = std::make_shared<Mapping>(rank == 0 && made ? file.number : -1, bytes);
+  if (pages == Pages::now) mapping->enlarge_pages();
   Address address{getpid(), file.number, std::random_device()() + (std::uint64_t(std::random_device()()) << 32)};
   if (mapping->data) std::memcpy(mapping->data, &address.token, sizeof address.token);
   check_mpi(MPI_Bcast(&address, sizeof address, MPI_BYTE, 0, machine));  // the owner has marked it
