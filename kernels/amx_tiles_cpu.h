@@ -138,12 +138,21 @@ class Packing {
   std::int64_t stride_ = 0, outer_ = 0, inner_ = 0, steps_ = 0, done_ = 0;
 };
 
-/// Sums of a block on their way to y (rows, columns): y (+)= sums + bias, a few rows at a time.
+/// Sums of a block on their way to y (rows, columns): y (+)= sums + bias, a few rows at a time; around the caches if asked for,
+/// and then the caller waits for the stores (sfence).
 class Putting {
  public:
   Putting() = default;
-  Putting(float* y, std::int64_t y_row, const float* sums, std::int64_t rows, std::int64_t columns, const float* bias, bool add)
-      : y_(y), sums_(sums), bias_(bias), y_row_(y_row), rows_(rows), columns_(columns), add_(add) {}
+  Putting(float* y, std::int64_t y_row, const float* sums, std::int64_t rows, std::int64_t columns, const float* bias, bool add,
+          bool around_caches = false)
+      : y_(y),
+        sums_(sums),
+        bias_(bias),
+        y_row_(y_row),
+        rows_(rows),
+        columns_(columns),
+        add_(add),
+        around_caches_(around_caches) {}
 
   ON_AMX void until(std::int64_t row) {
     row = std::min(row, rows_);
@@ -155,7 +164,10 @@ class Putting {
         float* to = y_ + r * y_row_ + at;
         Floats v = *reinterpret_cast<const Floats*>(sums_ + r * panel + at) + bias;
         if (add_) v += Floats(_mm512_maskz_loadu_ps(mask, to));
-        _mm512_mask_storeu_ps(to, mask, v);
+        if (around_caches_ && mask == 0xffff && (reinterpret_cast<std::uintptr_t>(to) & 63) == 0)
+          _mm512_stream_ps(to, v);
+        else
+          _mm512_mask_storeu_ps(to, mask, v);
       }
     }
     done_ = row;
@@ -165,7 +177,7 @@ class Putting {
   float* y_ = nullptr;
   const float *sums_ = nullptr, *bias_ = nullptr;
   std::int64_t y_row_ = 0, rows_ = 0, columns_ = 0, done_ = 0;
-  bool add_ = false;
+  bool add_ = false, around_caches_ = false;
 };
 
 /// Where the two tiles of x1 on one side of a product lie; those of x2 and x3 are `distance` and twice that behind.
