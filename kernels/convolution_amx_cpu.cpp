@@ -96,7 +96,7 @@ class Sums {
     clear_sums();
   }
   /// Called five times a chunk.
-  INLINE_ON_AMX void put_some() { putting_.until(row_ += rows_); }
+  void put_some() { putting_.until(row_ += rows_); }
   ON_AMX void end(std::int64_t rows_of_first_tile, float* y, std::int64_t y_row, std::int64_t rows, std::int64_t columns,
                   const float* bias, bool add) {
     put_all();

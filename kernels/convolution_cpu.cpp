@@ -55,6 +55,15 @@ struct Descs {
   }
 };
 
+/// For errors.
+std::string name_of(Pass pass, const ConvolutionShape& s, DType dtype) {
+  const char* what = pass == Pass::forward ? "convolution"
+                     : pass == Pass::data  ? "gradient of the images of a convolution"
+                                           : "gradient of the weights of a convolution";
+  return format_text("{} of {} x {} x {} x {} with {} kernels of {} x {} in {}",
+                     {what, s.batch, s.height, s.width, s.in, s.out, s.kernel_height, s.kernel_width, lockstep::name_of(dtype)});
+}
+
 enum class Way { direct, winograd, taps, amx };
 
 /// Whether pixels meet one pixel only: a product of matrices.
@@ -100,7 +109,8 @@ auto best(Pass pass, const ConvolutionShape& s, DType dtype, Make make) {
 
 void forward(const Queue& q, const ConvolutionShape& s, View y, View x, View w, View bias) {
   CpuLibraries& libraries = *q.cpu;
-  CpuPlan& plan = libraries.plan(key_of(Pass::forward, s, x.dtype, w.dtype, bool(bias)), [&] {
+  auto name = [&] { return name_of(Pass::forward, s, x.dtype); };
+  CpuPlan& plan = libraries.plan(key_of(Pass::forward, s, x.dtype, w.dtype, bool(bias)), name, [&] {
     Descs d(s, x.dtype, w.dtype);
     Desc b({s.out}, onednn::type_of(x.dtype), memory::format_tag::x);
     auto made = best(Pass::forward, s, x.dtype, [&](bool free, dnnl::algorithm algorithm) {
@@ -121,7 +131,8 @@ void forward(const Queue& q, const ConvolutionShape& s, View y, View x, View w, 
 
 void backward_data(const Queue& q, const ConvolutionShape& s, View dx, View dy, View w) {
   CpuLibraries& libraries = *q.cpu;
-  CpuPlan& plan = libraries.plan(key_of(Pass::data, s, dx.dtype, w.dtype, false), [&] {
+  auto name = [&] { return name_of(Pass::data, s, dx.dtype); };
+  CpuPlan& plan = libraries.plan(key_of(Pass::data, s, dx.dtype, w.dtype, false), name, [&] {
     Descs d(s, dx.dtype, w.dtype);
     auto made = best(Pass::data, s, dx.dtype, [&](bool free, dnnl::algorithm algorithm) {
       return onednn::convolution_backward_data(libraries.engine, d.request(s, free, algorithm));
@@ -137,7 +148,8 @@ void backward_data(const Queue& q, const ConvolutionShape& s, View dx, View dy, 
 
 void backward_weights(const Queue& q, const ConvolutionShape& s, View dw, View dy, View x) {
   CpuLibraries& libraries = *q.cpu;
-  CpuPlan& plan = libraries.plan(key_of(Pass::weights, s, x.dtype, dw.dtype, false), [&] {
+  auto name = [&] { return name_of(Pass::weights, s, x.dtype); };
+  CpuPlan& plan = libraries.plan(key_of(Pass::weights, s, x.dtype, dw.dtype, false), name, [&] {
     Descs d(s, x.dtype, dw.dtype);
     auto made = best(Pass::weights, s, x.dtype, [&](bool free, dnnl::algorithm algorithm) {
       return onednn::convolution_backward_weights(libraries.engine, d.request(s, free, algorithm), d.any_weights(dw.dtype));

@@ -87,7 +87,10 @@ void product(const Queue& q, float* y, Matrix my, const float* a, Matrix ma, con
                         my.columns, ma.columns, static_cast<const float*>(bias.data), add);
   const PlanKey key{pass_of_taps,   my.rows,       my.columns,       ma.columns,    my.row_stride, ma.row_stride,
                     ma.column_stride, mb.row_stride, mb.column_stride, bool(bias), add};
-  CpuPlan& plan = libraries.plan(key, [&] {
+  auto name = [&] {
+    return format_text("a convolution's product of {} x {} and {} x {}", {my.rows, ma.columns, ma.columns, my.columns});
+  };
+  CpuPlan& plan = libraries.plan(key, name, [&] {
     const Desc dy = my.desc(), da = ma.desc(), db = mb.desc();
     const Desc dbias({1, my.columns}, dnnl::memory::data_type::f32, dnnl::memory::format_tag::ab);
     dnnl::post_ops after;

@@ -15,7 +15,7 @@ namespace {
 
 constexpr std::int64_t usually_deep = 128;  // along k: a panel of a stays in the first cache (24 KiB)
 constexpr std::int64_t deepest = 256;       // where y is written once
-constexpr std::int64_t wide = 1024;         // rows or columns of y whose panels stay in the second cache (768 KiB)
+constexpr std::int64_t wide = 1024;         // rows or columns of y whose panels stay in the second cache (768 KiB; 1.5 MiB where y is written once)
 constexpr std::int64_t far = 512;           // of the other kind that pass by before k goes on: this part of y stays near
 constexpr Configuration configuration(16, 16);
 

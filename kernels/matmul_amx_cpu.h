@@ -27,7 +27,8 @@ bool suits(std::int64_t m, std::int64_t n, std::int64_t k);
 /// y (m, n), rows `y_row` apart, (+)= a b + bias; bias may be null. As precise as f32: each number is cut into three of bf16,
 /// which hold all of its 24 bits, and the six of nine products that matter to f32 are summed in f32, at most 128 of k at once
 /// (256 where y is large). (The error is a third of that of a sum in one register.) Results depend on the shape only, not on
-/// threads. Infinities give NaN, as do numbers that round to infinity in bf16 (3.39e38), and what is below 1e-33 loses digits.
+/// threads. Infinities give NaN, as do numbers that round to infinity in bf16 (3.39e38), and numbers or products below 1e-32 lose
+/// digits: the unit knows no subnormal numbers.
 void product(CpuLibraries&, float* y, std::int64_t y_row, Operand a, Operand b, std::int64_t m, std::int64_t n, std::int64_t k,
              const float* bias, bool add);
 

@@ -89,7 +89,8 @@ void product(const Queue& q, View y, View a, View b, std::int64_t m, std::int64_
               o.activation ? 1 + std::int64_t(*o.activation) : 0};
   const std::int64_t pieces = pieces_of(n, k, y, a, b, o), columns = n / pieces;
   CpuLibraries& libraries = *q.cpu;
-  CpuPlan& plan = libraries.plan(key, [&] {
+  auto name = [&] { return format_text("product of {} x {} and {} x {} in {}", {m, k, k, n, name_of(a.dtype)}); };
+  CpuPlan& plan = libraries.plan(key, name, [&] {
     Desc da = matrices(o.batch, m, k, o.transpose_a, a.dtype), db = matrices(o.batch, k, n, o.transpose_b, b.dtype);
     Desc dy = matrices(o.batch, m, n, false, y.dtype), dbias;
     if (pieces > 1) db = columns_of(k, columns, n, b.dtype), dy = columns_of(m, columns, n, y.dtype);

@@ -63,14 +63,14 @@ class CpuLibraries {
 
   CpuLibraries();
   /// The plan made earlier for `key` and this number of threads (oneDNN divides work when a primitive is made), else the one that
-  /// make() returns now. The last entry of the key is ours.
-  template <class Make>
-  CpuPlan& plan(PlanKey key, Make make) {
+  /// make() returns now. The last entry of the key is ours. Where oneDNN cannot, the error has the text that name() gives.
+  template <class Name, class Make>
+  CpuPlan& plan(PlanKey key, Name name, Make make) {
     key.back() = threads();
     try {
       return plans_.get(key, make);
     } catch (const dnnl::error& error) {
-      throw Error(std::string("oneDNN: ") + error.what());
+      throw Error(name() + ": oneDNN says \"" + error.what() + "\"");
     }
   }
   CpuWorkspace workspace;  ///< of our kernels

@@ -28,6 +28,8 @@ class StepCapture {
   /// Throws (Exit::usage) where `always` cannot be followed.
   StepCapture(Session&, parallel::DataParallel&, Capturing);
 
+  /// Whether steps are to be captured, and can be as far as is known.
+  bool wanted() const { return wanted_; }
   /// Why steps that were to be captured will not be; "" otherwise.
   const std::string& why_not() const { return why_not_; }
 

@@ -149,10 +149,10 @@ class Trainer {
   bool due(std::int64_t every) const { return every > 0 && step_ % every == 0; }
   /// Reading a value back makes the host wait for a GPU: only where a line is written.
   bool looks() const { return !on_gpu() || due(config_.log.every) || step_ == steps_ || step_ == first_step_ + 1 || traces(); }
+  /// The last step that is traced if it is to be: what follows can be captured.
+  std::int64_t last_traced() const { return first_step_ + parallel::DataParallel::settling_steps + config_.train.trace_steps; }
   bool settled() const { return step_ > first_step_ + parallel::DataParallel::settling_steps; }
-  bool traces() const {
-    return settled() && step_ <= first_step_ + parallel::DataParallel::settling_steps + config_.train.trace_steps;
-  }
+  bool traces() const { return settled() && step_ <= last_traced(); }
 
   /// The products of a step, once with gradients that are overwritten and once with gradients that are added to. Changes nothing:
   /// a step begins with new gradients.
@@ -435,6 +435,8 @@ class Trainer {
     for (const std::string& text : {buckets_.text, update_.text, on_gpu() ? advice_for_gpu(config_) : ""})
       if (!text.empty()) session_.log(text);
     if (!capture_.why_not().empty()) session_.log("steps are not captured: " + capture_.why_not());
+    if (capture_.wanted() && last_traced() >= steps_)
+      session_.log(fmt::format("steps are not captured: the first that could be is {}, and the run ends with {}", last_traced() + 1, steps_));
     session_.note(fmt::format("{}; peak {} flop/s", session_.placement(), count_text(peak_.flops_per_s)));
     if (t.lanes % session_.size() != 0) {
       std::int64_t most = (t.lanes + session_.size() - 1) / session_.size();

@@ -128,7 +128,8 @@ Memory share_block(MPI_Comm machine, std::size_t bytes, Pages pages) {
                                   (pages == Pages::when_touched || fallocate(file.number, 0, 0, off_t(bytes)) == 0));
   auto mapping = std::make_shared<Mapping>(rank == 0 && made ? file.number : -1, bytes);
   if (pages == Pages::now) mapping->enlarge_pages();
-  Address address{getpid(), file.number, std::random_device()() + (std::uint64_t(std::random_device()()) << 32)};
+  // A file that was not made whole is nobody's: who touches a page behind its end dies.
+  Address address{getpid(), made ? file.number : -1, std::random_device()() + (std::uint64_t(std::random_device()()) << 32)};
   if (mapping->data) std::memcpy(mapping->data, &address.token, sizeof address.token);
   check_mpi(MPI_Bcast(&address, sizeof address, MPI_BYTE, 0, machine));  // the owner has marked it
   if (rank != 0 && address.file >= 0) {

@@ -146,7 +146,7 @@ TEST(ConvolutionAmx, IsAsPreciseInRandomShapes) {
     return std::uniform_int_distribution<std::int64_t>(least, most)(random);
   };
   for (int i = 0; i < 60; ++i) {
-    // With fewer channels, which are not computed this way, sums of few terms are rounded six times for each: 5 units were seen.
+    // With fewer channels, which are not computed this way, sums of few terms are rounded six times for each: 8 units were seen.
     ConvolutionShape s{.batch = from(1, 5),
                        .height = from(1, 20),
                        .width = from(1, 40),

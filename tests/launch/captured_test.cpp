@@ -85,6 +85,12 @@ TEST_F(Captured, WhatCannotBeCapturedIsSaid) {
   ran = ranks(2, "train mlp.toml --set run.device=cpu");  // auto
   EXPECT_EQ(ran.code, 0) << ran.text;
   EXPECT_FALSE(ran.says("captured")) << ran.text;
+  for (int steps : {11, 12}) {  // nine settle, two are traced
+    ran = lockstep("train mlp.toml --set run.device=cpu --set train.captured=yes --set train.trace_steps=2 --set train.steps=" +
+                   std::to_string(steps));
+    EXPECT_EQ(ran.code, 0) << ran.text;
+    EXPECT_EQ(ran.says("steps are not captured: the first that could be is 12, and the run ends with 11"), steps == 11) << ran.text;
+  }
 }
 
 }  // namespace
