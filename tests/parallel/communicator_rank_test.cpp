@@ -367,6 +367,24 @@ TEST_P(CommunicatorTest, WithoutFreeSharedMemoryMessagesTakeOver) {
   expect_tree(b, 40, ranks);
 }
 
+// The file that rank 0 could not make whole must not be mapped by the others: a page behind its end is a bus error.
+TEST_P(CommunicatorTest, WithoutFreeMemoryNothingIsCommon) {
+  if (ranks == 1) return;
+  signal(SIGXFSZ, SIG_IGN);
+  rlimit before{}, little{};
+  getrlimit(RLIMIT_FSIZE, &before);
+  little = {1 << 16, before.rlim_max};
+  if (rank == 0) setrlimit(RLIMIT_FSIZE, &little);
+  Memory common = comm->allocate_common(8 << 20);
+  setrlimit(RLIMIT_FSIZE, &before);
+  EXPECT_FALSE(common);
+  Buffer b(1000, DType::f32);
+  fill(b, 41, rank);
+  comm->all_reduce(queue, b.view);
+  comm->join(queue);
+  expect_tree(b, 41, ranks);
+}
+
 TEST_P(CommunicatorTest, SumsOfDifferentPiecesAreRefused) {
   if (ranks == 1 || !GetParam().machine.empty() || open_mpi_group()->node_size() < ranks) return;  // machines exchange only sums
   Memory memory = comm->allocate(4096);
