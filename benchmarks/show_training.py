@@ -31,7 +31,9 @@ def picture(lines, path):
             text = f"{rate:,.0f} {rows[0]['unit']}"
             if row:
                 text += f"   Lockstep x {row['ratio']:.2f} ({row['ratio_low']:.2f}-{row['ratio_high']:.2f})"
-            axis.text(rate / unit + 0.01, y, text, va="center", fontsize=8)
+            ours = label == "Lockstep"  # within its bar, beside which the floor may stand
+            axis.text(rate / unit + (-0.01 if ours else 0.01), y, text, va="center", ha="right" if ours else "left",
+                      color="white" if ours else "black", fontsize=8)
             y += 0.85
         axis.plot([rows[0]["limit"] / unit] * 2, [first - 0.4, first + 0.4], color="black", linewidth=1.5)
         ticks.append((first + y - 0.85) / 2)

@@ -3,8 +3,6 @@
 //
 //     [mpirun -n 2] launch_training FOLDER
 
-#include <sys/resource.h>
-
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
@@ -99,9 +97,10 @@ void write_weights(const Device& device, const ParameterSet& set, const std::str
 
 std::int64_t peak_bytes(Device& device) {
   if (device.kind() == DeviceKind::cuda) return std::int64_t(device.arena().peak_bytes());
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return std::int64_t(usage.ru_maxrss) * 1024;
+  std::ifstream status("/proc/self/status");  // getrusage would count what the parent process held
+  for (std::string word; status >> word;)
+    if (std::int64_t kibibytes = 0; word == "VmHWM:" && status >> kibibytes) return kibibytes * 1024;
+  return 0;
 }
 
 void train(launch::Session& session, const std::string& folder, const json& c) {
